@@ -1,0 +1,1 @@
+//! Files and bytes of every format that is read or written.

@@ -1,0 +1,7 @@
+//! Sparse Model Soups: average pruned networks that share one connectivity.
+//!
+//! Source: Zimmer, Spiegel, Pokutta, *Sparse Model Soups*, ICLR 2024, arXiv:2306.16788.
+
+pub mod checkpoint;
+pub mod format;
+pub mod tensor;

@@ -1,0 +1,2 @@
+//! The `sms-merge` command line.
+fn main() {}
