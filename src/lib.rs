@@ -3,5 +3,7 @@
 //! Source: Zimmer, Spiegel, Pokutta, *Sparse Model Soups*, ICLR 2024, arXiv:2306.16788.
 
 pub mod checkpoint;
+pub mod connectivity;
 pub mod format;
+pub mod kernel;
 pub mod tensor;

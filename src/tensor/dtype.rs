@@ -78,6 +78,11 @@ impl Dtype {
         Self::ALL.iter().copied().find(|dtype| dtype.name() == name)
     }
 
+    /// Whether elements are signed floating-point numbers, with a zero of each sign.
+    pub fn is_float(self) -> bool {
+        !matches!(self.arithmetic(), Arithmetic::Integer) && self != Self::F8E8M0
+    }
+
     /// Bytes that `numel` elements take, or `None` if that is not a whole
     /// number of bytes or does not fit.
     pub fn byte_len(self, numel: u64) -> Option<u64> {

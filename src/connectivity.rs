@@ -1,0 +1,15 @@
+//! Do the ingredients share one connectivity?
+//!
+//! Mask words of the ingredients walk in, tile by tile; a [`Connectivity`] walks
+//! out, or the [`Mismatch`] that says where and how they differ. Knows of each
+//! element only whether it is retained.
+
+mod mismatch;
+mod pattern;
+mod policy;
+mod scan;
+
+pub use mismatch::{Agreement, Connectivity, Mismatch, Pairwise, TensorMask, Verdict};
+pub use pattern::{Pattern, PatternTally};
+pub use policy::{DENSE_ZERO_FRACTION, DRIFT_TOLERANCE, Expectation, MismatchPolicy, NamePatterns, Resolution, Rules};
+pub use scan::{MaskTally, PieceMasks};

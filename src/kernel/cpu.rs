@@ -1,0 +1,280 @@
+//! The processor's backend: plain loops, compiled once per instruction set.
+//!
+//! Most coordinates of a sparse ingredient are pruned, so arithmetic runs in the
+//! compact domain: retained elements of a piece are gathered into columns of
+//! `f64`, combined there, and scattered back. The loops are safe scalar code;
+//! `pulp` compiles them for the widest vectors that the machine has, and the
+//! compiler never contracts a product and a sum, so the bits stay those of
+//! [`reference`](super::reference).
+
+use super::double::weighted_mean;
+use super::float::{BF16, Element, F16, F32, F64};
+use super::{Backend, Counts, Gram, Input, KernelError, PIECE, Weights};
+use super::{check_lengths, needs_double_double};
+use crate::tensor::Dtype;
+
+/// Combines on the processor.
+#[derive(Clone, Copy, Debug)]
+pub struct Cpu {
+    arch: pulp::Arch,
+}
+
+impl Cpu {
+    /// The backend for the instruction set of this machine.
+    pub fn new() -> Self {
+        Self { arch: pulp::Arch::new() }
+    }
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Scratch memory of one worker: 16 KiB per ingredient and a little more.
+#[derive(Debug)]
+pub struct Workspace {
+    /// Positions of the retained elements within the piece.
+    positions: Box<[u16; PIECE]>,
+    /// Retained values of each ingredient.
+    columns: Vec<Box<[f64; PIECE]>>,
+    /// Their combination.
+    means: Box<[f64; PIECE]>,
+}
+
+/// Runs `$body` with `$element` naming the element type of `$dtype`.
+macro_rules! with_element {
+    ($dtype:expr, $element:ident => $body:expr, _ => $other:expr) => {
+        match $dtype {
+            Dtype::F16 => {
+                type $element = F16;
+                $body
+            }
+            Dtype::BF16 => {
+                type $element = BF16;
+                $body
+            }
+            Dtype::F32 => {
+                type $element = F32;
+                $body
+            }
+            Dtype::F64 => {
+                type $element = F64;
+                $body
+            }
+            _ => $other,
+        }
+    };
+}
+
+/// Which elements of a piece are combined.
+#[derive(Clone, Copy)]
+enum Retained<'a> {
+    All(usize),
+    At(&'a [u16]),
+}
+
+impl Retained<'_> {
+    #[inline(always)]
+    fn len(self) -> usize {
+        match self {
+            Self::All(n) => n,
+            Self::At(positions) => positions.len(),
+        }
+    }
+}
+
+/// The eight bytes of 0 or 1, gathered into eight bits.
+#[inline(always)]
+fn pack_bits(flags: [u8; 8]) -> u64 {
+    // Byte i moves to bit 56 + i; no two partial products meet.
+    u64::from_le_bytes(flags).wrapping_mul(0x0102_0408_1020_4080) >> 56
+}
+
+#[inline(always)]
+fn nonzero_words<const N: usize>(words: &mut [u64], bytes: &[u8], is_nonzero: impl Fn([u8; N]) -> bool) {
+    let (blocks, rest) = bytes.as_chunks::<N>().0.as_chunks::<64>();
+    let mut words = words.iter_mut();
+    for (block, word) in blocks.iter().zip(words.by_ref()) {
+        let mut flags = [0; 64];
+        for (flag, &element) in flags.iter_mut().zip(block) {
+            *flag = u8::from(is_nonzero(element));
+        }
+        let mut bits = 0;
+        for (index, &eight) in flags.as_chunks::<8>().0.iter().enumerate() {
+            bits |= pack_bits(eight) << (8 * index);
+        }
+        *word = bits;
+    }
+    if let Some(word) = words.next() {
+        *word = rest.iter().rev().fold(0, |bits, &element| bits << 1 | u64::from(is_nonzero(element)));
+    }
+}
+
+/// Writes the positions of the set bits and returns their number.
+#[inline(always)]
+fn list_positions(positions: &mut [u16; PIECE], mask: &[u64]) -> usize {
+    let mut n_retained = 0;
+    for (index, &word) in mask.iter().enumerate() {
+        let mut rest = word;
+        while rest != 0 {
+            let position = index as u32 * 64 + rest.trailing_zeros();
+            positions[n_retained % PIECE] = position as u16;
+            n_retained += 1;
+            rest &= rest - 1;
+        }
+    }
+    n_retained.min(PIECE)
+}
+
+#[inline(always)]
+fn widen<E: Element<Bytes = [u8; N]>, const N: usize>(column: &mut [f64; PIECE], bytes: &[u8], retained: Retained<'_>) {
+    let elements = bytes.as_chunks::<N>().0;
+    match retained {
+        Retained::All(_) => {
+            for (value, &element) in column.iter_mut().zip(elements) {
+                *value = E::widen(element);
+            }
+        }
+        Retained::At(positions) => {
+            for (value, &position) in column.iter_mut().zip(positions) {
+                *value = E::widen(elements[usize::from(position)]);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn narrow<E: Element<Bytes = [u8; N]>, const N: usize>(
+    out: &mut [u8],
+    means: &[f64],
+    retained: Retained<'_>,
+) -> Counts {
+    let elements = out.as_chunks_mut::<N>().0;
+    let mut zeros = 0_u32;
+    let mut non_finite = 0_u32;
+    let mut store = |element: &mut [u8; N], mean| {
+        *element = E::narrow(mean);
+        let stored = E::widen(*element);
+        zeros += u32::from(stored == 0.0);
+        // Only for NaN and the infinities is the difference not zero.
+        non_finite += u32::from(stored - stored != 0.0);
+    };
+    match retained {
+        Retained::All(_) => {
+            for (element, &mean) in elements.iter_mut().zip(means) {
+                store(element, mean);
+            }
+        }
+        Retained::At(positions) => {
+            elements.as_flattened_mut().fill(0);
+            for (&position, &mean) in positions.iter().zip(means) {
+                store(&mut elements[usize::from(position)], mean);
+            }
+        }
+    }
+    Counts { retained_zeros: zeros.into(), non_finite: non_finite.into() }
+}
+
+#[inline(always)]
+fn mean_of_columns(means: &mut [f64], columns: &[Box<[f64; PIECE]>], weights: &Weights) {
+    let mut terms = columns.iter().zip(weights.values());
+    if let Some((column, &weight)) = terms.next() {
+        for (mean, &value) in means.iter_mut().zip(column.iter()) {
+            *mean = weight * value;
+        }
+    }
+    for (column, &weight) in terms {
+        for (mean, &value) in means.iter_mut().zip(column.iter()) {
+            *mean += weight * value;
+        }
+    }
+    let divisor = weights.divisor();
+    for mean in means {
+        *mean /= divisor;
+    }
+}
+
+#[inline(always)]
+fn wide_mean_of_columns(means: &mut [f64], columns: &[Box<[f64; PIECE]>], weights: &Weights) {
+    for (index, mean) in means.iter_mut().enumerate() {
+        let values = columns.iter().map(|column| column[index]);
+        *mean = weighted_mean(values, weights.values(), weights.wide_divisor());
+    }
+}
+
+impl Backend for Cpu {
+    type Workspace = Workspace;
+
+    fn workspace(&self, n_ingredients: usize) -> Workspace {
+        let zeros = || vec![0.0; PIECE].try_into().expect("the vector holds PIECE elements");
+        Workspace {
+            positions: Box::new([0; PIECE]),
+            columns: (0..n_ingredients).map(|_| zeros()).collect(),
+            means: zeros(),
+        }
+    }
+
+    fn nonzero(&self, words: &mut [u64], dtype: Dtype, bytes: &[u8]) -> Result<(), KernelError> {
+        let unknown = KernelError::Dtype { dtype, operation: "compared with zero" };
+        let width = match dtype.bits() {
+            bits @ (8 | 16 | 32 | 64) if dtype != Dtype::C64 => (bits / 8) as usize,
+            _ => return Err(unknown),
+        };
+        let expected = (bytes.len() / width).div_ceil(64);
+        if words.len() != expected {
+            return Err(KernelError::Length { what: "mask", expected, found: words.len() });
+        }
+        let sign_bits = u32::from(dtype.is_float());
+        self.arch.dispatch(|| match width {
+            1 => nonzero_words(words, bytes, |b: [u8; 1]| b[0] << sign_bits != 0),
+            2 => nonzero_words(words, bytes, |b| u16::from_le_bytes(b) << sign_bits != 0),
+            4 => nonzero_words(words, bytes, |b| u32::from_le_bytes(b) << sign_bits != 0),
+            _ => nonzero_words(words, bytes, |b| u64::from_le_bytes(b) << sign_bits != 0),
+        });
+        Ok(())
+    }
+
+    fn combine(
+        &self,
+        workspace: &mut Workspace,
+        out: &mut [u8],
+        out_dtype: Dtype,
+        inputs: &[Input<'_>],
+        weights: &Weights,
+        mask: Option<&[u64]>,
+        gram: Option<&mut Gram>,
+    ) -> Result<Counts, KernelError> {
+        let n = check_lengths(out, out_dtype, inputs, weights, mask)?;
+        let Workspace { positions, columns, means } = workspace;
+        let columns = columns.get_mut(..inputs.len()).ok_or(KernelError::Length {
+            what: "workspace",
+            expected: inputs.len(),
+            found: 0,
+        })?;
+        let wide = needs_double_double(out_dtype, inputs);
+        Ok(self.arch.dispatch(|| {
+            let retained = match mask {
+                None => Retained::All(n),
+                Some(mask) => {
+                    let n_retained = list_positions(positions, mask);
+                    if n_retained == n { Retained::All(n) } else { Retained::At(&positions[..n_retained]) }
+                }
+            };
+            for (column, input) in columns.iter_mut().zip(inputs) {
+                with_element!(input.dtype, E => widen::<E, _>(column, input.bytes, retained), _ => ());
+            }
+            let means = &mut means[..retained.len()];
+            if wide {
+                wide_mean_of_columns(means, columns, weights);
+            } else {
+                mean_of_columns(means, columns, weights);
+            }
+            if let Some(gram) = gram {
+                gram.add_piece(|i| &columns[i][..retained.len()]);
+            }
+            with_element!(out_dtype, E => narrow::<E, _>(out, means, retained), _ => Counts::default())
+        }))
+    }
+}

@@ -1,0 +1,105 @@
+//! The definition: scalar loops that every other backend must equal bit for bit.
+
+use super::double::weighted_mean;
+use super::float::{BF16, Element, F16, F32, F64};
+use super::{Backend, Counts, Gram, Input, KernelError, PIECE, Weights};
+use super::{check_lengths, needs_double_double};
+use crate::tensor::Dtype;
+
+/// The backend that is the definition.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reference;
+
+/// Element `index` of `bytes`, exactly, as `f64`.
+fn load(input: Input<'_>, index: usize) -> f64 {
+    fn at<E: Element<Bytes = [u8; N]>, const N: usize>(bytes: &[u8], index: usize) -> f64 {
+        E::widen(bytes.as_chunks::<N>().0[index])
+    }
+    match input.dtype {
+        Dtype::F16 => at::<F16, 2>(input.bytes, index),
+        Dtype::BF16 => at::<BF16, 2>(input.bytes, index),
+        Dtype::F32 => at::<F32, 4>(input.bytes, index),
+        _ => at::<F64, 8>(input.bytes, index),
+    }
+}
+
+/// Rounds `value` once into element `index` of `out` and returns what was stored.
+fn store(out: &mut [u8], dtype: Dtype, index: usize, value: f64) -> f64 {
+    fn at<E: Element<Bytes = [u8; N]>, const N: usize>(out: &mut [u8], index: usize, value: f64) -> f64 {
+        let bytes = E::narrow(value);
+        out.as_chunks_mut::<N>().0[index] = bytes;
+        E::widen(bytes)
+    }
+    match dtype {
+        Dtype::F16 => at::<F16, 2>(out, index, value),
+        Dtype::BF16 => at::<BF16, 2>(out, index, value),
+        Dtype::F32 => at::<F32, 4>(out, index, value),
+        _ => at::<F64, 8>(out, index, value),
+    }
+}
+
+impl Backend for Reference {
+    type Workspace = ();
+
+    fn workspace(&self, _n_ingredients: usize) {}
+
+    fn nonzero(&self, words: &mut [u64], dtype: Dtype, bytes: &[u8]) -> Result<(), KernelError> {
+        let width = match dtype.bits() {
+            bits @ (8 | 16 | 32 | 64) if dtype != Dtype::C64 => (bits / 8) as usize,
+            _ => {
+                return Err(KernelError::Dtype { dtype, operation: "compared with zero" });
+            }
+        };
+        let expected = (bytes.len() / width).div_ceil(64);
+        if words.len() != expected {
+            return Err(KernelError::Length { what: "mask", expected, found: words.len() });
+        }
+        words.fill(0);
+        for (index, element) in bytes.chunks_exact(width).enumerate() {
+            // The sign of a floating zero is the top bit of its last byte.
+            let sign = if dtype.is_float() { 0x80 } else { 0 };
+            let (last, rest) = element.split_last().unwrap_or((&0, &[]));
+            if last & !sign != 0 || rest.iter().any(|&byte| byte != 0) {
+                words[index / 64] |= 1 << (index % 64);
+            }
+        }
+        Ok(())
+    }
+
+    fn combine(
+        &self,
+        (): &mut (),
+        out: &mut [u8],
+        out_dtype: Dtype,
+        inputs: &[Input<'_>],
+        weights: &Weights,
+        mask: Option<&[u64]>,
+        gram: Option<&mut Gram>,
+    ) -> Result<Counts, KernelError> {
+        let n = check_lengths(out, out_dtype, inputs, weights, mask)?;
+        let retained: Vec<usize> =
+            (0..n).filter(|&j| mask.is_none_or(|mask| mask[j / 64] >> (j % 64) & 1 == 1)).collect();
+        let mut counts = Counts::default();
+        out.fill(0);
+        for &j in &retained {
+            let values = inputs.iter().map(|&input| load(input, j));
+            let mean = if needs_double_double(out_dtype, inputs) {
+                weighted_mean(values, weights.values(), weights.wide_divisor())
+            } else {
+                let mut terms = values.zip(weights.values()).map(|(value, weight)| weight * value);
+                let first = terms.next().unwrap_or(0.0);
+                terms.fold(first, |sum, term| sum + term) / weights.divisor()
+            };
+            let stored = store(out, out_dtype, j, mean);
+            counts.retained_zeros += u64::from(stored == 0.0);
+            counts.non_finite += u64::from(!stored.is_finite());
+        }
+        if let Some(gram) = gram {
+            let columns: Vec<Vec<f64>> =
+                inputs.iter().map(|&input| retained.iter().map(|&j| load(input, j)).collect()).collect();
+            gram.add_piece(|i| &columns[i]);
+        }
+        debug_assert!(n <= PIECE);
+        Ok(counts)
+    }
+}

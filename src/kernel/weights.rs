@@ -1,0 +1,135 @@
+//! Coefficients of a linear combination, checked once.
+
+use super::double::Double;
+
+/// Whether the combination is divided by the sum of its weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Normalization {
+    /// Divided by the sum of the weights.
+    SumToOne,
+    /// Taken as given.
+    AsGiven,
+}
+
+/// Weights that cannot be used.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WeightError {
+    /// There is no weight at all.
+    #[error("there are no weights")]
+    Empty,
+    /// A weight is NaN or infinite.
+    #[error("weight {position} is {value}; weights must be finite numbers")]
+    NotFinite {
+        /// Position, from 1.
+        position: usize,
+        /// The weight.
+        value: f64,
+    },
+    /// The weights cannot be normalised.
+    #[error("the weights sum to {sum}, so they cannot be normalised; give others or `--no-normalize`")]
+    Sum {
+        /// Their sum.
+        sum: f64,
+    },
+}
+
+/// Finite weights, one per ingredient, and the divisor of their combination.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weights {
+    values: Vec<f64>,
+    divisor: f64,
+    wide_divisor: Double,
+    normalization: Normalization,
+}
+
+impl Weights {
+    /// Equal weights for `n_ingredients`, which divides their sum.
+    ///
+    /// # Errors
+    /// [`WeightError::Empty`] for none.
+    pub fn uniform(n_ingredients: usize) -> Result<Self, WeightError> {
+        Self::new(vec![1.0; n_ingredients], Normalization::SumToOne)
+    }
+
+    /// Weights in ingredient order. Zero and negative weights are legal.
+    ///
+    /// # Errors
+    /// [`WeightError`] for no weights, one that is NaN or infinite, or a sum
+    /// that is zero or overflows when it has to divide.
+    pub fn new(values: Vec<f64>, normalization: Normalization) -> Result<Self, WeightError> {
+        let Some(&first) = values.first() else {
+            return Err(WeightError::Empty);
+        };
+        if let Some(position) = values.iter().position(|value| !value.is_finite()) {
+            return Err(WeightError::NotFinite { position: position + 1, value: values[position] });
+        }
+        let (divisor, wide_divisor) = match normalization {
+            Normalization::AsGiven => (1.0, Double::from(1.0)),
+            Normalization::SumToOne => values[1..]
+                .iter()
+                .fold((first, Double::from(first)), |(sum, wide), &value| (sum + value, wide.add(Double::from(value)))),
+        };
+        if divisor == 0.0 || !divisor.is_finite() || !wide_divisor.is_finite_nonzero() {
+            return Err(WeightError::Sum { sum: divisor });
+        }
+        Ok(Self { values, divisor, wide_divisor, normalization })
+    }
+
+    /// The weights as given, in ingredient order.
+    pub fn values(&self) -> &[f64] {
+        &self.values
+    }
+
+    /// Sum of the weights in ingredient order, or 1 if they are taken as given.
+    pub fn divisor(&self) -> f64 {
+        self.divisor
+    }
+
+    /// Whether the combination is divided by the sum of the weights.
+    pub fn normalization(&self) -> Normalization {
+        self.normalization
+    }
+
+    /// The coefficient of each ingredient in the combination.
+    pub fn coefficients(&self) -> Vec<f64> {
+        self.values.iter().map(|value| value / self.divisor).collect()
+    }
+
+    /// Whether the combination is a mean: normalised, with no negative weight.
+    pub fn is_convex(&self) -> bool {
+        self.normalization == Normalization::SumToOne && self.values.iter().all(|&value| value >= 0.0)
+    }
+
+    pub(super) fn wide_divisor(&self) -> Double {
+        self.wide_divisor
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused() {
+        let refuse = |values: &[f64], normalization| Weights::new(values.to_vec(), normalization).unwrap_err();
+        assert_eq!(refuse(&[], Normalization::SumToOne), WeightError::Empty);
+        assert!(matches!(refuse(&[1.0, f64::NAN], Normalization::AsGiven), WeightError::NotFinite { position: 2, .. }));
+        assert!(matches!(
+            refuse(&[f64::INFINITY], Normalization::SumToOne),
+            WeightError::NotFinite { position: 1, .. }
+        ));
+        assert!(matches!(refuse(&[1.0, -1.0], Normalization::SumToOne), WeightError::Sum { .. }));
+        assert!(matches!(refuse(&[0.0, -0.0], Normalization::SumToOne), WeightError::Sum { .. }));
+        assert!(matches!(refuse(&[f64::MAX, f64::MAX], Normalization::SumToOne), WeightError::Sum { .. }));
+    }
+
+    #[test]
+    fn what_is_accepted() {
+        let weights = Weights::new(vec![0.0, 2.0, -1.0], Normalization::SumToOne).unwrap();
+        assert_eq!((weights.divisor(), weights.is_convex()), (1.0, false));
+        let weights = Weights::new(vec![1.0, -1.0], Normalization::AsGiven).unwrap();
+        assert_eq!(weights.divisor(), 1.0);
+        assert_eq!(Weights::uniform(4).unwrap().coefficients(), [0.25; 4]);
+    }
+}
