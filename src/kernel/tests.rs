@@ -126,7 +126,7 @@ fn narrow(value: f64, dtype: Dtype) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn the_processor_gives_the_bits_of_the_definition(
