@@ -63,7 +63,8 @@ impl Foreign {
             Self::Empty => "download or write the file again",
             Self::LfsPointer => "fetch the file itself with `git lfs pull`",
             Self::Html => {
-                "download the file itself, not the page that shows it, and log in if the server asks"
+                "download the file itself, not the page that shows it; \
+                 the server may want a login"
             }
             Self::Xml => {
                 "open it as text: a server may have answered with an error; download again"

@@ -83,8 +83,8 @@ pub fn header_len(prefix: &[u8], file_bytes: u64, limit: u64) -> Result<u64, Hea
 /// The header in `json`, whose tensors cover `data_bytes` bytes exactly.
 ///
 /// `json` is what lies between the 8 bytes of the length and the data buffer;
-/// white space at its end is padding. Memory grows with the tensors, not with
-/// the text.
+/// white space at its end is padding. Beside the result, 16 bytes per tensor
+/// are needed.
 ///
 /// # Errors
 /// A [`HeaderError`] that names the first tensor at fault. Faults of single
@@ -430,7 +430,9 @@ mod tests {
         check(
             &placed(r#""f32\u001b""#, "[]", "[0,4]"),
             4,
-            r"tensor `a` has the unknown dtype `f32\u{1b}`, expected one of BOOL, F4, F6_E2M3, F6_E3M2, U8, I8, F8_E5M2, F8_E4M3, F8_E8M0, F8_E4M3FNUZ, F8_E5M2FNUZ, I16, U16, F16, BF16, I32, U32, F32, C64, F64, I64, U64",
+            "tensor `a` has the unknown dtype `f32\\u{1b}`, expected one of BOOL, F4, F6_E2M3, \
+             F6_E3M2, U8, I8, F8_E5M2, F8_E4M3, F8_E8M0, F8_E4M3FNUZ, F8_E5M2FNUZ, I16, U16, \
+             F16, BF16, I32, U32, F32, C64, F64, I64, U64",
         );
         check(
             &placed(r#""U8""#, "[1.5]", "[0,1]"),
@@ -575,7 +577,10 @@ mod tests {
             byte in any::<u8>(),
             data_bytes in prop_oneof![Just(12_u64), any::<u64>()],
         ) {
-            let mut json = br#"{"__metadata__":{"k":"v"},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"U8","shape":[4],"data_offsets":[8,12]}}"#.to_vec();
+            let mut json = concat!(
+                r#"{"__metadata__":{"k":"v"},"a":{"dtype":"F32","shape":[2],"#,
+                r#""data_offsets":[0,8]},"b":{"dtype":"U8","shape":[4],"data_offsets":[8,12]}}"#,
+            ).as_bytes().to_vec();
             json[position] = byte;
             let _ = parse(&json, data_bytes);
         }

@@ -302,7 +302,11 @@ mod tests {
         let bytes = layout
             .header(&metadata(&[("z", "1"), ("format", "pt")]))
             .unwrap();
-        let json = r#"{"__metadata__":{"format":"pt","z":"1"},"b":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},"a\"\n":{"dtype":"U8","shape":[0,3],"data_offsets":[16,16]}}"#;
+        let json = concat!(
+            r#"{"__metadata__":{"format":"pt","z":"1"},"#,
+            r#""b":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},"#,
+            r#""a\"\n":{"dtype":"U8","shape":[0,3],"data_offsets":[16,16]}}"#,
+        );
         assert_eq!(bytes.len() % 8, 0);
         assert_eq!(bytes[..8], (bytes.len() as u64 - 8).to_le_bytes());
         assert_eq!(
@@ -445,17 +449,19 @@ mod tests {
             tensors.sort_by(|a, b| (a.begin, a.end, &a.name).cmp(&(b.begin, b.end, &b.name)));
             prop_assert_eq!(&header, &Header { metadata: metadata.clone(), tensors });
 
-            let (theirs, found) = SafeTensors::read_metadata(&file).map(|(n, found)| (n, found)).unwrap();
+            let (theirs, found) = SafeTensors::read_metadata(&file).unwrap();
             prop_assert_eq!(theirs, header_bytes - 8);
             prop_assert_eq!(found.tensors().len(), header.tensors.len());
             for tensor in &header.tensors {
                 let info = found.info(&tensor.name).unwrap();
+                let dims: Vec<u64> = info.shape.iter().map(|&dim| dim as u64).collect();
+                let (begin, end) = info.data_offsets;
                 prop_assert_eq!(info.dtype, crate_dtype(tensor.dtype));
-                prop_assert!(info.shape.iter().map(|&dim| dim as u64).eq(tensor.shape.dims().iter().copied()));
-                prop_assert_eq!((info.data_offsets.0 as u64, info.data_offsets.1 as u64), (tensor.begin, tensor.end));
+                prop_assert_eq!(dims, tensor.shape.dims());
+                prop_assert_eq!((begin as u64, end as u64), (tensor.begin, tensor.end));
             }
-            let pairs: BTreeMap<String, String> = found.metadata().clone().unwrap_or_default().into_iter().collect();
-            prop_assert_eq!(pairs, metadata);
+            let pairs = found.metadata().clone().unwrap_or_default();
+            prop_assert_eq!(pairs.into_iter().collect::<BTreeMap<_, _>>(), metadata);
         }
 
         #[test]
