@@ -1,1 +1,8 @@
 //! Files and bytes of every format that is read or written.
+//!
+//! Bytes walk in and headers walk out; going the other way, tensors to write
+//! walk in and bytes walk out. Maps no file and computes with no value.
+
+pub mod safetensors;
+pub mod shard_index;
+pub mod sniff;

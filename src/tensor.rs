@@ -2,8 +2,10 @@
 
 mod digest;
 mod dtype;
+mod printable;
 mod shape;
 
 pub use digest::{Digest, Digester, TILE_ELEMENTS, tile_elements};
 pub use dtype::{Arithmetic, Dtype};
+pub use printable::Printable;
 pub use shape::Shape;
