@@ -78,7 +78,11 @@ mod tests {
     #[test]
     fn element_counts() {
         let check = |dims: &[u64], expected| {
-            assert_eq!(Shape::new(dims).map(|shape| shape.numel()), expected, "{dims:?}");
+            assert_eq!(
+                Shape::new(dims).map(|shape| shape.numel()),
+                expected,
+                "{dims:?}"
+            );
         };
         check(&[], Some(1));
         check(&[3, 4], Some(12));
