@@ -11,5 +11,8 @@ mod scan;
 
 pub use mismatch::{Agreement, Connectivity, Mismatch, Pairwise, TensorMask, Verdict};
 pub use pattern::{Pattern, PatternTally};
-pub use policy::{DENSE_ZERO_FRACTION, DRIFT_TOLERANCE, Expectation, MismatchPolicy, NamePatterns, Resolution, Rules};
+pub use policy::{
+    DENSE_ZERO_FRACTION, DRIFT_TOLERANCE, Expectation, MismatchPolicy, NamePatterns, Resolution,
+    Rules,
+};
 pub use scan::{MaskTally, PieceMasks};

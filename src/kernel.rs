@@ -95,7 +95,10 @@ pub trait Backend: Sync {
     /// [`KernelError`] if a length or element type does not fit.
     ///
     /// Source: uniform soup, arXiv:2203.05482; shared mask, arXiv:2306.16788.
-    #[expect(clippy::too_many_arguments, reason = "one call per piece, all of it needed")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call per piece, all of it needed"
+    )]
     fn combine(
         &self,
         workspace: &mut Self::Workspace,
@@ -126,11 +129,24 @@ fn check_lengths(
     weights: &Weights,
     mask: Option<&[u64]>,
 ) -> Result<usize, KernelError> {
-    let width = |dtype| float_bytes(dtype).ok_or(KernelError::Dtype { dtype, operation: "averaged" });
+    let width = |dtype| {
+        float_bytes(dtype).ok_or(KernelError::Dtype {
+            dtype,
+            operation: "averaged",
+        })
+    };
     let out_width = width(out_dtype)?;
     let n = out.len() / out_width;
     let length = |what, expected, found| {
-        if expected == found { Ok(()) } else { Err(KernelError::Length { what, expected, found }) }
+        if expected == found {
+            Ok(())
+        } else {
+            Err(KernelError::Length {
+                what,
+                expected,
+                found,
+            })
+        }
     };
     length("output", n.min(PIECE) * out_width, out.len())?;
     length("list of inputs", weights.values().len(), inputs.len())?;

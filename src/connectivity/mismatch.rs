@@ -5,7 +5,9 @@ use serde::Serialize;
 use crate::tensor::{Digest, Digester, Shape};
 
 use super::pattern::Pattern;
-use super::policy::{DENSE_ZERO_FRACTION, DRIFT_TOLERANCE, Expectation, MismatchPolicy, Resolution, Rules};
+use super::policy::{
+    DENSE_ZERO_FRACTION, DRIFT_TOLERANCE, Expectation, MismatchPolicy, Resolution, Rules,
+};
 use super::scan::MaskTally;
 
 /// Two masks agree nearly everywhere if they share at least this fraction of what
@@ -27,7 +29,11 @@ impl Agreement {
     /// Intersection over union, in [0, 1]; 1 for two empty masks.
     pub fn iou(&self) -> f64 {
         let union = self.shared + self.only_first + self.only_second;
-        if union == 0 { 1.0 } else { self.shared as f64 / union as f64 }
+        if union == 0 {
+            1.0
+        } else {
+            self.shared as f64 / union as f64
+        }
     }
 
     fn add(&mut self, other: Self) {
@@ -46,8 +52,15 @@ pub struct Pairwise {
 
 impl Pairwise {
     fn empty(n_participants: usize) -> Self {
-        let nothing = Agreement { shared: 0, only_first: 0, only_second: 0 };
-        Self { n_participants, agreements: vec![nothing; n_participants * n_participants.saturating_sub(1) / 2] }
+        let nothing = Agreement {
+            shared: 0,
+            only_first: 0,
+            only_second: 0,
+        };
+        Self {
+            n_participants,
+            agreements: vec![nothing; n_participants * n_participants.saturating_sub(1) / 2],
+        }
     }
 
     fn of(tally: &MaskTally) -> Self {
@@ -64,14 +77,20 @@ impl Pairwise {
     }
 
     fn pairs_mut(&mut self) -> impl Iterator<Item = (usize, usize, &mut Agreement)> {
-        let pairs = (1..self.n_participants).flat_map(|second| (0..second).map(move |first| (first, second)));
-        pairs.zip(&mut self.agreements).map(|((first, second), agreement)| (first, second, agreement))
+        let pairs = (1..self.n_participants)
+            .flat_map(|second| (0..second).map(move |first| (first, second)));
+        pairs
+            .zip(&mut self.agreements)
+            .map(|((first, second), agreement)| (first, second, agreement))
     }
 
     /// Each pair (i, k), i < k, with its agreement.
     pub fn pairs(&self) -> impl Iterator<Item = (usize, usize, Agreement)> + Clone {
-        let pairs = (1..self.n_participants).flat_map(|second| (0..second).map(move |first| (first, second)));
-        pairs.zip(&self.agreements).map(|((first, second), &agreement)| (first, second, agreement))
+        let pairs = (1..self.n_participants)
+            .flat_map(|second| (0..second).map(move |first| (first, second)));
+        pairs
+            .zip(&self.agreements)
+            .map(|((first, second), &agreement)| (first, second, agreement))
     }
 
     /// The pair that agrees least.
@@ -119,7 +138,11 @@ impl TensorMask {
     /// Pruned fraction, in [0, 1].
     pub fn sparsity(&self) -> f64 {
         let numel = self.shape.numel();
-        if numel == 0 { 0.0 } else { 1.0 - self.retained as f64 / numel as f64 }
+        if numel == 0 {
+            0.0
+        } else {
+            1.0 - self.retained as f64 / numel as f64
+        }
     }
 
     /// Whether participants differ by more than accidental zeros.
@@ -141,14 +164,20 @@ impl TensorMask {
         let is_pruned = match expectation {
             Expectation::Dense => false,
             Expectation::Pruned | Expectation::Explicit => true,
-            Expectation::FromZeros => (numel - least_retained) as f64 > DENSE_ZERO_FRACTION * numel as f64,
+            Expectation::FromZeros => {
+                (numel - least_retained) as f64 > DENSE_ZERO_FRACTION * numel as f64
+            }
         };
         let resolved = tally.resolved_pattern().pattern(&shape, tally.retained);
-        let mut shared_patterns =
-            (0..tally.n_participants()).map(|who| tally.pattern_of(who).pattern(&shape, tally.retained_by[who]));
+        let mut shared_patterns = (0..tally.n_participants()).map(|who| {
+            tally
+                .pattern_of(who)
+                .pattern(&shape, tally.retained_by[who])
+        });
         let first_pattern = shared_patterns.next().flatten();
         let pattern = first_pattern.filter(|_| shared_patterns.all(|other| other == first_pattern));
-        let broken_pattern = pattern.filter(|_| is_pruned && tally.disagreements > 0 && resolved != pattern);
+        let broken_pattern =
+            pattern.filter(|_| is_pruned && tally.disagreements > 0 && resolved != pattern);
         let bound = DRIFT_TOLERANCE * tally.retained_by_any as f64;
         let is_tolerated = expectation != Expectation::Explicit
             && !rules.strict
@@ -215,14 +244,24 @@ impl Mismatch {
         let mut numel = 0;
         for tensor in tensors.iter().filter(|tensor| tensor.is_pruned) {
             numel += tensor.shape.numel();
-            retained_by.iter_mut().zip(&tensor.retained_by).for_each(|(sum, by)| *sum += by);
+            retained_by
+                .iter_mut()
+                .zip(&tensor.retained_by)
+                .for_each(|(sum, by)| *sum += by);
             match &tensor.pairwise {
                 Some(of_tensor) => pairwise.add(of_tensor),
-                None => pairwise.agreements.iter_mut().for_each(|agreement| agreement.shared += tensor.retained),
+                None => pairwise
+                    .agreements
+                    .iter_mut()
+                    .for_each(|agreement| agreement.shared += tensor.retained),
             }
         }
         let verdict = verdict(&pairwise, &retained_by, numel);
-        Self { tensors, pairwise, verdict }
+        Self {
+            tensors,
+            pairwise,
+            verdict,
+        }
     }
 }
 
@@ -239,13 +278,20 @@ fn verdict(pairwise: &Pairwise, retained_by: &[u64], numel: u64) -> Verdict {
                 involves_odd != is_near(agreement)
             })
     });
-    let is_dense = |who: usize| retained_by[who] as f64 >= (1.0 - DENSE_ZERO_FRACTION) * numel as f64;
+    let is_dense =
+        |who: usize| retained_by[who] as f64 >= (1.0 - DENSE_ZERO_FRACTION) * numel as f64;
     if let Some(odd) = odd_one {
-        return Verdict::OneOdd { odd, is_dense: is_dense(odd) };
+        return Verdict::OneOdd {
+            odd,
+            is_dense: is_dense(odd),
+        };
     }
     if n_participants == 2 {
         if let Some(odd) = (0..2).find(|&who| is_dense(who)) {
-            return Verdict::OneOdd { odd, is_dense: true };
+            return Verdict::OneOdd {
+                odd,
+                is_dense: true,
+            };
         }
     }
     let contains = |agreement: Agreement| {
@@ -279,12 +325,24 @@ impl Connectivity {
     /// # Errors
     /// [`Mismatch`] if a pruned tensor's masks differ, by more than accidental
     /// zeros, and the policy is to refuse that.
-    pub fn prove(tensors: Vec<TensorMask>, n_participants: usize, rules: &Rules) -> Result<Self, Box<Mismatch>> {
+    pub fn prove(
+        tensors: Vec<TensorMask>,
+        n_participants: usize,
+        rules: &Rules,
+    ) -> Result<Self, Box<Mismatch>> {
         if rules.policy == MismatchPolicy::Error && tensors.iter().any(TensorMask::is_mismatch) {
             return Err(Box::new(Mismatch::new(tensors, n_participants)));
         }
-        let digest = whole_mask_digest(tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.digest)));
-        Ok(Self { tensors, digest, policy: rules.policy })
+        let digest = whole_mask_digest(
+            tensors
+                .iter()
+                .map(|tensor| (tensor.name.as_str(), tensor.digest)),
+        );
+        Ok(Self {
+            tensors,
+            digest,
+            policy: rules.policy,
+        })
     }
 
     /// Every tensor that could have been pruned, in the order of the output.
@@ -306,22 +364,35 @@ impl Connectivity {
     /// zeros are retained, whatever the policy says of real differences.
     pub fn resolutions(&self) -> Vec<(String, Resolution)> {
         let resolution = |tensor: &TensorMask| {
-            if tensor.is_mismatch() { Resolution::from(self.policy) } else { Resolution::Any }
+            if tensor.is_mismatch() {
+                Resolution::from(self.policy)
+            } else {
+                Resolution::Any
+            }
         };
-        self.tensors.iter().map(|tensor| (tensor.name.clone(), resolution(tensor))).collect()
+        self.tensors
+            .iter()
+            .map(|tensor| (tensor.name.clone(), resolution(tensor)))
+            .collect()
     }
 
     /// Elements of pruned tensors, and those of them that are retained.
     pub fn totals(&self) -> (u64, u64) {
         let pruned = self.tensors.iter().filter(|tensor| tensor.is_pruned);
-        pruned.fold((0, 0), |(numel, retained), tensor| (numel + tensor.shape.numel(), retained + tensor.retained))
+        pruned.fold((0, 0), |(numel, retained), tensor| {
+            (numel + tensor.shape.numel(), retained + tensor.retained)
+        })
     }
 }
 
 /// Digest of all masks: of the name and mask digest of each pruned tensor, sorted
 /// by name.
-pub(crate) fn whole_mask_digest<'a>(masks: impl Iterator<Item = (&'a str, Option<Digest>)>) -> Digest {
-    let mut pruned: Vec<(&str, Digest)> = masks.filter_map(|(name, digest)| Some((name, digest?))).collect();
+pub(crate) fn whole_mask_digest<'a>(
+    masks: impl Iterator<Item = (&'a str, Option<Digest>)>,
+) -> Digest {
+    let mut pruned: Vec<(&str, Digest)> = masks
+        .filter_map(|(name, digest)| Some((name, digest?)))
+        .collect();
     pruned.sort_unstable();
     let mut digester = Digester::new();
     for (name, digest) in pruned {

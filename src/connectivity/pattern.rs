@@ -46,7 +46,9 @@ impl PatternTally {
     /// Counts the groups of a tile's mask. The tile begins at a multiple of its
     /// tensor's tile length and holds `n_elements`.
     pub fn add_tile(&mut self, mask: &[u64], n_elements: usize, shape: &Shape) {
-        let Some(&n_inputs) = shape.dims().get(1) else { return };
+        let Some(&n_inputs) = shape.dims().get(1) else {
+            return;
+        };
         match shape.kernel_numel() {
             1 => self.add_consecutive(mask),
             kernel @ 2..=LARGEST_KERNEL => {
@@ -77,7 +79,9 @@ impl PatternTally {
         }
         GROUP_SIZES.into_iter().zip(self.most).find_map(|(m, n)| {
             let slots = shape.numel() as f64 * f64::from(n) / f64::from(m);
-            let holds = n < m && n_inputs.is_multiple_of(m.into()) && retained as f64 >= LEAST_FILLED * slots;
+            let holds = n < m
+                && n_inputs.is_multiple_of(m.into())
+                && retained as f64 >= LEAST_FILLED * slots;
             holds.then_some(Pattern { n, m })
         })
     }
@@ -149,8 +153,16 @@ fn most_strided(mask: &[u64], n_elements: usize, kernel: usize, size: u8) -> u8 
 fn bits_at(mask: &[u64], start: usize, width: usize) -> u64 {
     let (word, shift) = (start / 64, start % 64);
     let low = mask.get(word).copied().unwrap_or(0) >> shift;
-    let high = if shift == 0 { 0 } else { mask.get(word + 1).copied().unwrap_or(0) << (64 - shift) };
-    let keep = if width == 64 { u64::MAX } else { (1 << width) - 1 };
+    let high = if shift == 0 {
+        0
+    } else {
+        mask.get(word + 1).copied().unwrap_or(0) << (64 - shift)
+    };
+    let keep = if width == 64 {
+        u64::MAX
+    } else {
+        (1 << width) - 1
+    };
     (low | high) & keep
 }
 
@@ -160,7 +172,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn words(bits: &[bool]) -> Vec<u64> {
-        bits.chunks(64).map(|chunk| chunk.iter().rev().fold(0, |word, &bit| word << 1 | u64::from(bit))).collect()
+        bits.chunks(64)
+            .map(|chunk| {
+                chunk
+                    .iter()
+                    .rev()
+                    .fold(0, |word, &bit| word << 1 | u64::from(bit))
+            })
+            .collect()
     }
 
     fn pattern_of(bits: &[bool], dims: &[u64]) -> Option<Pattern> {
@@ -173,10 +192,18 @@ mod tests {
     #[test]
     fn patterns_of_small_masks() {
         let repeat = |group: &[u8], times: usize| -> Vec<bool> {
-            group.iter().map(|&bit| bit == 1).collect::<Vec<_>>().repeat(times)
+            group
+                .iter()
+                .map(|&bit| bit == 1)
+                .collect::<Vec<_>>()
+                .repeat(times)
         };
         let check = |bits: &[bool], dims: &[u64], expected: Option<(u8, u8)>| {
-            assert_eq!(pattern_of(bits, dims), expected.map(|(n, m)| Pattern { n, m }), "{dims:?}");
+            assert_eq!(
+                pattern_of(bits, dims),
+                expected.map(|(n, m)| Pattern { n, m }),
+                "{dims:?}"
+            );
         };
         check(&repeat(&[1, 1, 0, 0, 0, 1, 0, 1], 8), &[8, 8], Some((2, 4)));
         check(&repeat(&[1, 0, 0, 1], 16), &[8, 8], Some((1, 2)));
@@ -185,7 +212,11 @@ mod tests {
         check(&repeat(&[1], 64), &[8, 8], None);
         check(&repeat(&[0], 64), &[8, 8], None);
         // 63 of 64: no group size has all groups short of full.
-        check(&[repeat(&[1], 63), repeat(&[0], 1)].concat(), &[1, 64], None);
+        check(
+            &[repeat(&[1], 63), repeat(&[0], 1)].concat(),
+            &[1, 64],
+            None,
+        );
         // The input dimension is no multiple of the group.
         check(&repeat(&[1, 0, 0], 4), &[4, 3], None);
         // A 1-D tensor has no input dimension.
@@ -195,8 +226,13 @@ mod tests {
     #[test]
     fn convolutions_are_grouped_along_the_inputs() {
         // 2 outputs, 4 inputs, 3x3: per position of the kernel 2 of 4 inputs.
-        let bits: Vec<bool> = (0..2 * 4 * 9).map(|index| (index / 9 % 4 + index % 9) % 4 < 2).collect();
-        assert_eq!(pattern_of(&bits, &[2, 4, 3, 3]), Some(Pattern { n: 2, m: 4 }));
+        let bits: Vec<bool> = (0..2 * 4 * 9)
+            .map(|index| (index / 9 % 4 + index % 9) % 4 < 2)
+            .collect();
+        assert_eq!(
+            pattern_of(&bits, &[2, 4, 3, 3]),
+            Some(Pattern { n: 2, m: 4 })
+        );
     }
 
     proptest! {

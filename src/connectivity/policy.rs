@@ -38,8 +38,14 @@ impl MismatchPolicy {
     /// Every policy but refusing, with what it does.
     pub const REMEDIES: [(Self, &'static str); 4] = [
         (Self::Intersect, "retain what every ingredient retains"),
-        (Self::Union, "retain what any ingredient retains (sparsity falls)"),
-        (Self::Vote, "retain what at least half of the ingredients retain"),
+        (
+            Self::Union,
+            "retain what any ingredient retains (sparsity falls)",
+        ),
+        (
+            Self::Vote,
+            "retain what at least half of the ingredients retain",
+        ),
         (Self::First, "retain what the first ingredient retains"),
     ];
 
@@ -79,7 +85,10 @@ impl NamePatterns {
 
     /// The first pattern that matches none of `names`.
     pub fn unused<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Option<&str> {
-        self.0.iter().find(|pattern| !names.clone().any(|name| pattern.matches(name))).map(Glob::as_str)
+        self.0
+            .iter()
+            .find(|pattern| !names.clone().any(|name| pattern.matches(name)))
+            .map(Glob::as_str)
     }
 
     /// Whether there is no pattern.
@@ -89,7 +98,10 @@ impl NamePatterns {
 
     /// The patterns as given.
     pub fn texts(&self) -> Vec<String> {
-        self.0.iter().map(|pattern| pattern.as_str().to_owned()).collect()
+        self.0
+            .iter()
+            .map(|pattern| pattern.as_str().to_owned())
+            .collect()
     }
 }
 
@@ -125,7 +137,13 @@ impl Rules {
     /// `--dense` wins over `--prunable`. Without either, a mask stored or given
     /// decides; else F16, BF16, F32 and F64 tensors of two or more dimensions may
     /// be pruned and everything else is dense.
-    pub fn expectation(&self, name: &str, dtype: Dtype, shape: &Shape, has_explicit_mask: bool) -> Expectation {
+    pub fn expectation(
+        &self,
+        name: &str,
+        dtype: Dtype,
+        shape: &Shape,
+        has_explicit_mask: bool,
+    ) -> Expectation {
         if has_explicit_mask {
             Expectation::Explicit
         } else if self.dense.matches(name) || dtype.arithmetic() != Arithmetic::Average {
@@ -173,16 +191,48 @@ mod tests {
     #[test]
     fn what_is_expected_of_a_tensor() {
         let patterns = |text: &str| NamePatterns::new(&[text.to_owned()]).unwrap();
-        let rules = Rules { prunable: patterns("*.gain"), dense: patterns("embed*"), ..Rules::default() };
-        let check = |name, dtype, dims: &[u64], explicit, expected| {
-            assert_eq!(rules.expectation(name, dtype, &Shape::new(dims).unwrap(), explicit), expected, "{name}");
+        let rules = Rules {
+            prunable: patterns("*.gain"),
+            dense: patterns("embed*"),
+            ..Rules::default()
         };
-        check("fc.weight", Dtype::F32, &[3, 4], false, Expectation::FromZeros);
+        let check = |name, dtype, dims: &[u64], explicit, expected| {
+            assert_eq!(
+                rules.expectation(name, dtype, &Shape::new(dims).unwrap(), explicit),
+                expected,
+                "{name}"
+            );
+        };
+        check(
+            "fc.weight",
+            Dtype::F32,
+            &[3, 4],
+            false,
+            Expectation::FromZeros,
+        );
         check("fc.bias", Dtype::F32, &[3], false, Expectation::Dense);
         check("fc.gain", Dtype::BF16, &[3], false, Expectation::Pruned);
-        check("embed.weight", Dtype::F32, &[3, 4], false, Expectation::Dense);
-        check("fc.weight", Dtype::F32, &[3, 4], true, Expectation::Explicit);
-        check("fc.weight", Dtype::F8E4M3, &[3, 4], false, Expectation::Dense);
+        check(
+            "embed.weight",
+            Dtype::F32,
+            &[3, 4],
+            false,
+            Expectation::Dense,
+        );
+        check(
+            "fc.weight",
+            Dtype::F32,
+            &[3, 4],
+            true,
+            Expectation::Explicit,
+        );
+        check(
+            "fc.weight",
+            Dtype::F8E4M3,
+            &[3, 4],
+            false,
+            Expectation::Dense,
+        );
         check("counts", Dtype::I64, &[3, 4], false, Expectation::Dense);
     }
 

@@ -34,7 +34,10 @@ impl<'a> PieceMasks<'a> {
             Resolution::Vote => {
                 let total: f64 = self.votes.iter().sum();
                 (0..64).fold(0, |resolved, bit| {
-                    let retained = bits.clone().zip(self.votes).filter(|(bits, _)| **bits >> bit & 1 == 1);
+                    let retained = bits
+                        .clone()
+                        .zip(self.votes)
+                        .filter(|(bits, _)| **bits >> bit & 1 == 1);
                     let share: f64 = retained.map(|(_, vote)| vote).sum();
                     resolved | u64::from(share > 0.0 && 2.0 * share >= total) << bit
                 })
@@ -113,7 +116,13 @@ impl MaskTally {
     }
 
     #[cold]
-    fn add_dispute(&mut self, masks: PieceMasks<'_>, resolution: Resolution, start: u64, resolved: &mut [u64]) {
+    fn add_dispute(
+        &mut self,
+        masks: PieceMasks<'_>,
+        resolution: Resolution,
+        start: u64,
+        resolved: &mut [u64],
+    ) {
         let n_participants = self.n_participants();
         for (participant, by) in self.retained_by.iter_mut().enumerate() {
             *by += count(masks.participant(participant));
@@ -124,7 +133,8 @@ impl MaskTally {
             self.retained_by_any += u64::from(any.count_ones());
             self.disagreements += u64::from(dispute.count_ones());
             if dispute != 0 && self.first_difference.is_none() {
-                self.first_difference = Some(start + word as u64 * 64 + u64::from(dispute.trailing_zeros()));
+                self.first_difference =
+                    Some(start + word as u64 * 64 + u64::from(dispute.trailing_zeros()));
             }
             *resolved = masks.resolve(resolution, word);
         }
@@ -136,7 +146,11 @@ impl MaskTally {
         for later in 1..n_participants {
             for earlier in 0..later {
                 let (a, b) = (masks.participant(earlier), masks.participant(later));
-                let shared = a.iter().zip(b).map(|(a, b)| u64::from((a & b).count_ones())).sum::<u64>();
+                let shared = a
+                    .iter()
+                    .zip(b)
+                    .map(|(a, b)| u64::from((a & b).count_ones()))
+                    .sum::<u64>();
                 self.shared_in_dispute[pair] += shared;
                 pair += 1;
             }
@@ -145,13 +159,24 @@ impl MaskTally {
 
     /// Counts the groups of a whole tile: of the resolved mask, and of the
     /// participants' (`words`, as in [`PieceMasks`]) where they differ.
-    pub fn add_tile_patterns(&mut self, resolved: &[u64], words: Option<&[u64]>, n_elements: usize, shape: &Shape) {
+    pub fn add_tile_patterns(
+        &mut self,
+        resolved: &[u64],
+        words: Option<&[u64]>,
+        n_elements: usize,
+        shape: &Shape,
+    ) {
         let (of_resolved, of_participants) = self.patterns.split_at_mut(1);
         of_resolved[0].add_tile(resolved, n_elements, shape);
         match words {
-            None => of_participants.iter_mut().for_each(|pattern| pattern.merge(&of_resolved[0])),
+            None => of_participants
+                .iter_mut()
+                .for_each(|pattern| pattern.merge(&of_resolved[0])),
             Some(words) => {
-                for (pattern, words) in of_participants.iter_mut().zip(words.chunks(resolved.len().max(1))) {
+                for (pattern, words) in of_participants
+                    .iter_mut()
+                    .zip(words.chunks(resolved.len().max(1)))
+                {
                     pattern.add_tile(words, n_elements, shape);
                 }
             }
@@ -166,8 +191,14 @@ impl MaskTally {
         self.first_difference = self.first_difference.or(later.first_difference);
         self.retained += later.retained;
         self.shared_in_peace += later.shared_in_peace;
-        self.retained_by.iter_mut().zip(&later.retained_by).for_each(|(by, later)| *by += later);
-        self.patterns.iter_mut().zip(&later.patterns).for_each(|(pattern, later)| pattern.merge(later));
+        self.retained_by
+            .iter_mut()
+            .zip(&later.retained_by)
+            .for_each(|(by, later)| *by += later);
+        self.patterns
+            .iter_mut()
+            .zip(&later.patterns)
+            .for_each(|(pattern, later)| pattern.merge(later));
         if self.shared_in_dispute.is_empty() {
             self.shared_in_dispute.clone_from(&later.shared_in_dispute);
         } else {
@@ -225,7 +256,11 @@ mod tests {
         let mut tally = MaskTally::new(masks.len());
         let votes = vec![1.0; masks.len()];
         let mut resolved = [0];
-        let masks = PieceMasks { words: masks, n_words: 1, votes: &votes };
+        let masks = PieceMasks {
+            words: masks,
+            n_words: 1,
+            votes: &votes,
+        };
         tally.add_piece(masks, resolution, 64, 64, &mut resolved);
         (tally, resolved[0])
     }
@@ -234,7 +269,10 @@ mod tests {
     fn agreement() {
         let (tally, resolved) = tally(&[0b1011, 0b1011, 0b1011], Resolution::All);
         assert_eq!(resolved, 0b1011);
-        assert_eq!((tally.retained, tally.retained_by_any, tally.disagreements), (3, 3, 0));
+        assert_eq!(
+            (tally.retained, tally.retained_by_any, tally.disagreements),
+            (3, 3, 0)
+        );
         assert_eq!((tally.first_difference, tally.shared(0, 2)), (None, 3));
     }
 
@@ -250,9 +288,19 @@ mod tests {
             let (tally, resolved) = tally(&masks, resolution);
             assert_eq!(resolved, expected, "{resolution:?}");
             assert_eq!(tally.retained, u64::from(expected.count_ones()));
-            assert_eq!((tally.retained_by_any, tally.disagreements, tally.first_difference), (4, 3, Some(65)));
+            assert_eq!(
+                (
+                    tally.retained_by_any,
+                    tally.disagreements,
+                    tally.first_difference
+                ),
+                (4, 3, Some(65))
+            );
             assert_eq!(*tally.retained_by, [3, 2, 2]);
-            assert_eq!((tally.shared(0, 1), tally.shared(2, 0), tally.shared(1, 2)), (2, 1, 1));
+            assert_eq!(
+                (tally.shared(0, 1), tally.shared(2, 0), tally.shared(1, 2)),
+                (2, 1, 1)
+            );
         }
     }
 
@@ -266,14 +314,20 @@ mod tests {
         let (mut first, _) = tally(&[0b1, 0b1], Resolution::Any);
         let (second, _) = tally(&[0b11, 0b10], Resolution::Any);
         first.merge(&second);
-        assert_eq!((first.numel, first.retained, first.disagreements), (128, 3, 1));
+        assert_eq!(
+            (first.numel, first.retained, first.disagreements),
+            (128, 3, 1)
+        );
         assert_eq!((first.shared(0, 1), first.first_difference), (2, Some(64)));
     }
 
     #[test]
     fn digest_ignores_how_words_are_padded() {
         assert_eq!(mask_digest(&[0b101], 3), Digest::of(&[0b101]));
-        assert_eq!(mask_digest(&[u64::MAX, 1], 65), Digest::of(&[255, 255, 255, 255, 255, 255, 255, 255, 1]));
+        assert_eq!(
+            mask_digest(&[u64::MAX, 1], 65),
+            Digest::of(&[255, 255, 255, 255, 255, 255, 255, 255, 1])
+        );
         assert_ne!(mask_digest(&[0b101], 3), mask_digest(&[0b101], 9));
     }
 }

@@ -22,7 +22,9 @@ pub struct Cpu {
 impl Cpu {
     /// The backend for the instruction set of this machine.
     pub fn new() -> Self {
-        Self { arch: pulp::Arch::new() }
+        Self {
+            arch: pulp::Arch::new(),
+        }
     }
 }
 
@@ -93,7 +95,11 @@ fn pack_bits(flags: [u8; 8]) -> u64 {
 }
 
 #[inline(always)]
-fn nonzero_words<const N: usize>(words: &mut [u64], bytes: &[u8], is_nonzero: impl Fn([u8; N]) -> bool) {
+fn nonzero_words<const N: usize>(
+    words: &mut [u64],
+    bytes: &[u8],
+    is_nonzero: impl Fn([u8; N]) -> bool,
+) {
     let (blocks, rest) = bytes.as_chunks::<N>().0.as_chunks::<64>();
     let mut words = words.iter_mut();
     for (block, word) in blocks.iter().zip(words.by_ref()) {
@@ -108,7 +114,9 @@ fn nonzero_words<const N: usize>(words: &mut [u64], bytes: &[u8], is_nonzero: im
         *word = bits;
     }
     if let Some(word) = words.next() {
-        *word = rest.iter().rev().fold(0, |bits, &element| bits << 1 | u64::from(is_nonzero(element)));
+        *word = rest.iter().rev().fold(0, |bits, &element| {
+            bits << 1 | u64::from(is_nonzero(element))
+        });
     }
 }
 
@@ -129,7 +137,11 @@ fn list_positions(positions: &mut [u16; PIECE], mask: &[u64]) -> usize {
 }
 
 #[inline(always)]
-fn widen<E: Element<Bytes = [u8; N]>, const N: usize>(column: &mut [f64; PIECE], bytes: &[u8], retained: Retained<'_>) {
+fn widen<E: Element<Bytes = [u8; N]>, const N: usize>(
+    column: &mut [f64; PIECE],
+    bytes: &[u8],
+    retained: Retained<'_>,
+) {
     let elements = bytes.as_chunks::<N>().0;
     match retained {
         Retained::All(_) => {
@@ -174,7 +186,10 @@ fn narrow<E: Element<Bytes = [u8; N]>, const N: usize>(
             }
         }
     }
-    Counts { retained_zeros: zeros.into(), non_finite: non_finite.into() }
+    Counts {
+        retained_zeros: zeros.into(),
+        non_finite: non_finite.into(),
+    }
 }
 
 #[inline(always)]
@@ -208,7 +223,11 @@ impl Backend for Cpu {
     type Workspace = Workspace;
 
     fn workspace(&self, n_ingredients: usize) -> Workspace {
-        let zeros = || vec![0.0; PIECE].try_into().expect("the vector holds PIECE elements");
+        let zeros = || {
+            vec![0.0; PIECE]
+                .try_into()
+                .expect("the vector holds PIECE elements")
+        };
         Workspace {
             positions: Box::new([0; PIECE]),
             columns: (0..n_ingredients).map(|_| zeros()).collect(),
@@ -217,14 +236,21 @@ impl Backend for Cpu {
     }
 
     fn nonzero(&self, words: &mut [u64], dtype: Dtype, bytes: &[u8]) -> Result<(), KernelError> {
-        let unknown = KernelError::Dtype { dtype, operation: "compared with zero" };
+        let unknown = KernelError::Dtype {
+            dtype,
+            operation: "compared with zero",
+        };
         let width = match dtype.bits() {
             bits @ (8 | 16 | 32 | 64) if dtype != Dtype::C64 => (bits / 8) as usize,
             _ => return Err(unknown),
         };
         let expected = (bytes.len() / width).div_ceil(64);
         if words.len() != expected {
-            return Err(KernelError::Length { what: "mask", expected, found: words.len() });
+            return Err(KernelError::Length {
+                what: "mask",
+                expected,
+                found: words.len(),
+            });
         }
         let sign_bits = u32::from(dtype.is_float());
         self.arch.dispatch(|| match width {
@@ -247,7 +273,11 @@ impl Backend for Cpu {
         gram: Option<&mut Gram>,
     ) -> Result<Counts, KernelError> {
         let n = check_lengths(out, out_dtype, inputs, weights, mask)?;
-        let Workspace { positions, columns, means } = workspace;
+        let Workspace {
+            positions,
+            columns,
+            means,
+        } = workspace;
         let columns = columns.get_mut(..inputs.len()).ok_or(KernelError::Length {
             what: "workspace",
             expected: inputs.len(),

@@ -31,7 +31,10 @@ fn quick_two_sum(a: f64, b: f64) -> (f64, f64) {
 impl From<f64> for Double {
     #[inline(always)]
     fn from(value: f64) -> Self {
-        Self { high: value, low: 0.0 }
+        Self {
+            high: value,
+            low: 0.0,
+        }
     }
 }
 
@@ -40,7 +43,10 @@ impl Double {
     #[inline(always)]
     pub(super) fn product(a: f64, b: f64) -> Self {
         let high = a * b;
-        Self { high, low: a.mul_add(b, -high) }
+        Self {
+            high,
+            low: a.mul_add(b, -high),
+        }
     }
 
     /// `self + other`, relative error below 2^-103 of the larger operand.
@@ -84,14 +90,29 @@ impl Double {
 /// but for bits far below the result). A non-finite input gives what plain
 /// `f64` arithmetic gives.
 #[inline(always)]
-pub(super) fn weighted_mean(values: impl Iterator<Item = f64> + Clone, weights: &[f64], divisor: Double) -> f64 {
+pub(super) fn weighted_mean(
+    values: impl Iterator<Item = f64> + Clone,
+    weights: &[f64],
+    divisor: Double,
+) -> f64 {
     let mean = scaled_mean(values.clone(), weights, divisor, 1.0);
-    if mean.is_finite() { mean } else { overflowed_mean(values, weights, divisor) }
+    if mean.is_finite() {
+        mean
+    } else {
+        overflowed_mean(values, weights, divisor)
+    }
 }
 
 #[inline(always)]
-fn scaled_mean(values: impl Iterator<Item = f64>, weights: &[f64], divisor: Double, scale: f64) -> f64 {
-    let mut terms = values.zip(weights).map(|(value, &weight)| Double::product(weight, value * scale));
+fn scaled_mean(
+    values: impl Iterator<Item = f64>,
+    weights: &[f64],
+    divisor: Double,
+    scale: f64,
+) -> f64 {
+    let mut terms = values
+        .zip(weights)
+        .map(|(value, &weight)| Double::product(weight, value * scale));
     let Some(first) = terms.next() else {
         return 0.0;
     };
@@ -99,7 +120,11 @@ fn scaled_mean(values: impl Iterator<Item = f64>, weights: &[f64], divisor: Doub
 }
 
 #[cold]
-fn overflowed_mean(values: impl Iterator<Item = f64> + Clone, weights: &[f64], divisor: Double) -> f64 {
+fn overflowed_mean(
+    values: impl Iterator<Item = f64> + Clone,
+    weights: &[f64],
+    divisor: Double,
+) -> f64 {
     if values.clone().all(f64::is_finite) {
         const SCALE: f64 = 65_536.0;
         return scaled_mean(values, weights, divisor, 1.0 / SCALE) * SCALE;
@@ -114,7 +139,9 @@ mod tests {
     use super::*;
 
     fn mean(values: &[f64], weights: &[f64]) -> f64 {
-        let divisor = weights[1..].iter().fold(Double::from(weights[0]), |sum, &w| sum.add(Double::from(w)));
+        let divisor = weights[1..]
+            .iter()
+            .fold(Double::from(weights[0]), |sum, &w| sum.add(Double::from(w)));
         weighted_mean(values.iter().copied(), weights, divisor)
     }
 

@@ -34,7 +34,11 @@ fn f64_to_f32_odd(value: f64) -> u32 {
 fn f64_to_bf16(value: f64) -> u16 {
     let bits = f64_to_f32_odd(value);
     let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
-    if bits & 0x7fff_ffff > 0x7f80_0000 { 0x7fc0 } else { rounded }
+    if bits & 0x7fff_ffff > 0x7f80_0000 {
+        0x7fc0
+    } else {
+        rounded
+    }
 }
 
 #[inline(always)]
@@ -43,14 +47,31 @@ fn f64_to_f16(value: f64) -> u16 {
     let sign = (bits >> 16) as u16 & 0x8000;
     let magnitude = bits & 0x7fff_ffff;
     // Normal halves: rebias the exponent by -112 and round 13 bits away.
-    let normal = (magnitude.wrapping_sub(112 << 23).wrapping_add(0xfff + ((magnitude >> 13) & 1)) >> 13) as u16;
+    let normal = (magnitude
+        .wrapping_sub(112 << 23)
+        .wrapping_add(0xfff + ((magnitude >> 13) & 1))
+        >> 13) as u16;
     // Subnormal halves: adding 0.5 puts the half's last place (2^-24) at the
     // float's last place, so the addition rounds, to even.
-    let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5_f32.to_bits()) as u16;
+    let subnormal = (f32::from_bits(magnitude) + 0.5)
+        .to_bits()
+        .wrapping_sub(0.5_f32.to_bits()) as u16;
     // 65520 is the tie between the largest half and the first one that is not.
-    let finite = if magnitude < 113 << 23 { subnormal } else { normal };
-    let finite = if magnitude >= 0x477f_f000 { 0x7c00 } else { finite };
-    if magnitude > 0x7f80_0000 { 0x7e00 } else { sign | finite }
+    let finite = if magnitude < 113 << 23 {
+        subnormal
+    } else {
+        normal
+    };
+    let finite = if magnitude >= 0x477f_f000 {
+        0x7c00
+    } else {
+        finite
+    };
+    if magnitude > 0x7f80_0000 {
+        0x7e00
+    } else {
+        sign | finite
+    }
 }
 
 /// Conversion between stored elements and `f64`.
@@ -95,13 +116,35 @@ macro_rules! element {
     };
 }
 
-element!(F16, 2, u16, |bits| f64::from(f16_to_f32(bits)), |value| { f64_to_f16(value) });
-element!(BF16, 2, u16, |bits| f64::from(f32::from_bits(u32::from(bits) << 16)), |value| f64_to_bf16(value));
-element!(F32, 4, u32, |bits| f64::from(f32::from_bits(bits)), |value| {
-    if value.is_nan() { 0x7fc0_0000 } else { (value as f32).to_bits() }
+element!(F16, 2, u16, |bits| f64::from(f16_to_f32(bits)), |value| {
+    f64_to_f16(value)
 });
+element!(
+    BF16,
+    2,
+    u16,
+    |bits| f64::from(f32::from_bits(u32::from(bits) << 16)),
+    |value| f64_to_bf16(value)
+);
+element!(
+    F32,
+    4,
+    u32,
+    |bits| f64::from(f32::from_bits(bits)),
+    |value| {
+        if value.is_nan() {
+            0x7fc0_0000
+        } else {
+            (value as f32).to_bits()
+        }
+    }
+);
 element!(F64, 8, u64, |bits| f64::from_bits(bits), |value| {
-    if value.is_nan() { 0x7ff8 << 48 } else { value.to_bits() }
+    if value.is_nan() {
+        0x7ff8 << 48
+    } else {
+        value.to_bits()
+    }
 });
 
 #[cfg(test)]
@@ -113,7 +156,10 @@ mod tests {
     fn every_half_widens_as_the_half_crate_does() {
         for bits in 0..=u16::MAX {
             let (ours, theirs) = (f16_to_f32(bits), f16::from_bits(bits).to_f32_const());
-            assert!(ours.to_bits() == theirs.to_bits() || (ours.is_nan() && theirs.is_nan()), "{bits:#06x}");
+            assert!(
+                ours.to_bits() == theirs.to_bits() || (ours.is_nan() && theirs.is_nan()),
+                "{bits:#06x}"
+            );
         }
     }
 
@@ -124,18 +170,34 @@ mod tests {
         for bits in 0..infinity {
             let low = widen(bits);
             // The value after the largest finite one, had the format one more exponent.
-            let high = if bits + 1 == infinity { 2.0 * low - widen(bits - 1) } else { widen(bits + 1) };
+            let high = if bits + 1 == infinity {
+                2.0 * low - widen(bits - 1)
+            } else {
+                widen(bits + 1)
+            };
             let middle = f64::midpoint(low, high);
             let even = if bits % 2 == 0 { bits } else { bits + 1 };
             for sign in [1.0, -1.0] {
                 let signed = |bits| if sign < 0.0 { bits | 0x8000 } else { bits };
                 assert_eq!(narrow(sign * low), signed(bits), "{low:e}");
                 assert_eq!(narrow(sign * middle), signed(even), "tie at {middle:e}");
-                assert_eq!(narrow(sign * middle * (1.0 - step)), signed(bits), "below {middle:e}");
-                assert_eq!(narrow(sign * middle * (1.0 + step)), signed(bits + 1), "above {middle:e}");
+                assert_eq!(
+                    narrow(sign * middle * (1.0 - step)),
+                    signed(bits),
+                    "below {middle:e}"
+                );
+                assert_eq!(
+                    narrow(sign * middle * (1.0 + step)),
+                    signed(bits + 1),
+                    "above {middle:e}"
+                );
             }
         }
-        for (value, expected) in [(f64::INFINITY, infinity), (f64::MAX, infinity), (f64::MIN_POSITIVE, 0)] {
+        for (value, expected) in [
+            (f64::INFINITY, infinity),
+            (f64::MAX, infinity),
+            (f64::MIN_POSITIVE, 0),
+        ] {
             assert_eq!(narrow(value), expected);
             assert_eq!(narrow(-value), expected | 0x8000);
         }

@@ -20,7 +20,10 @@ pub struct Gram {
 impl Gram {
     /// All zero, for `n_ingredients`.
     pub fn zero(n_ingredients: usize) -> Self {
-        Self { n_ingredients, products: vec![0.0; n_ingredients * (n_ingredients + 1) / 2] }
+        Self {
+            n_ingredients,
+            products: vec![0.0; n_ingredients * (n_ingredients + 1) / 2],
+        }
     }
 
     /// `<x_i, x_k>`; symmetric.

@@ -25,7 +25,11 @@ fn load(input: Input<'_>, index: usize) -> f64 {
 
 /// Rounds `value` once into element `index` of `out` and returns what was stored.
 fn store(out: &mut [u8], dtype: Dtype, index: usize, value: f64) -> f64 {
-    fn at<E: Element<Bytes = [u8; N]>, const N: usize>(out: &mut [u8], index: usize, value: f64) -> f64 {
+    fn at<E: Element<Bytes = [u8; N]>, const N: usize>(
+        out: &mut [u8],
+        index: usize,
+        value: f64,
+    ) -> f64 {
         let bytes = E::narrow(value);
         out.as_chunks_mut::<N>().0[index] = bytes;
         E::widen(bytes)
@@ -47,12 +51,19 @@ impl Backend for Reference {
         let width = match dtype.bits() {
             bits @ (8 | 16 | 32 | 64) if dtype != Dtype::C64 => (bits / 8) as usize,
             _ => {
-                return Err(KernelError::Dtype { dtype, operation: "compared with zero" });
+                return Err(KernelError::Dtype {
+                    dtype,
+                    operation: "compared with zero",
+                });
             }
         };
         let expected = (bytes.len() / width).div_ceil(64);
         if words.len() != expected {
-            return Err(KernelError::Length { what: "mask", expected, found: words.len() });
+            return Err(KernelError::Length {
+                what: "mask",
+                expected,
+                found: words.len(),
+            });
         }
         words.fill(0);
         for (index, element) in bytes.chunks_exact(width).enumerate() {
@@ -77,8 +88,9 @@ impl Backend for Reference {
         gram: Option<&mut Gram>,
     ) -> Result<Counts, KernelError> {
         let n = check_lengths(out, out_dtype, inputs, weights, mask)?;
-        let retained: Vec<usize> =
-            (0..n).filter(|&j| mask.is_none_or(|mask| mask[j / 64] >> (j % 64) & 1 == 1)).collect();
+        let retained: Vec<usize> = (0..n)
+            .filter(|&j| mask.is_none_or(|mask| mask[j / 64] >> (j % 64) & 1 == 1))
+            .collect();
         let mut counts = Counts::default();
         out.fill(0);
         for &j in &retained {
@@ -86,7 +98,9 @@ impl Backend for Reference {
             let mean = if needs_double_double(out_dtype, inputs) {
                 weighted_mean(values, weights.values(), weights.wide_divisor())
             } else {
-                let mut terms = values.zip(weights.values()).map(|(value, weight)| weight * value);
+                let mut terms = values
+                    .zip(weights.values())
+                    .map(|(value, weight)| weight * value);
                 let first = terms.next().unwrap_or(0.0);
                 terms.fold(first, |sum, term| sum + term) / weights.divisor()
             };
@@ -95,8 +109,10 @@ impl Backend for Reference {
             counts.non_finite += u64::from(!stored.is_finite());
         }
         if let Some(gram) = gram {
-            let columns: Vec<Vec<f64>> =
-                inputs.iter().map(|&input| retained.iter().map(|&j| load(input, j)).collect()).collect();
+            let columns: Vec<Vec<f64>> = inputs
+                .iter()
+                .map(|&input| retained.iter().map(|&j| load(input, j)).collect())
+                .collect();
             gram.add_piece(|i| &columns[i]);
         }
         debug_assert!(n <= PIECE);

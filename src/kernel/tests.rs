@@ -16,12 +16,28 @@ fn combine<B: Backend>(
     weights: &Weights,
     mask: Option<&[u64]>,
 ) -> Combined {
-    let inputs: Vec<Input<'_>> = inputs.iter().map(|(bytes, dtype)| Input { bytes, dtype: *dtype }).collect();
+    let inputs: Vec<Input<'_>> = inputs
+        .iter()
+        .map(|(bytes, dtype)| Input {
+            bytes,
+            dtype: *dtype,
+        })
+        .collect();
     let n = inputs[0].bytes.len() / super::float_bytes(inputs[0].dtype).unwrap();
     let mut out = vec![0xaa; n * super::float_bytes(out_dtype).unwrap()];
     let mut gram = Gram::zero(inputs.len());
     let mut workspace = backend.workspace(inputs.len());
-    let counts = backend.combine(&mut workspace, &mut out, out_dtype, &inputs, weights, mask, Some(&mut gram)).unwrap();
+    let counts = backend
+        .combine(
+            &mut workspace,
+            &mut out,
+            out_dtype,
+            &inputs,
+            weights,
+            mask,
+            Some(&mut gram),
+        )
+        .unwrap();
     (out, counts, gram)
 }
 
@@ -37,7 +53,10 @@ fn same(a: &Combined, b: &Combined) -> bool {
 }
 
 fn bytes_of(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
 }
 
 #[test]
@@ -59,12 +78,24 @@ fn the_comparison_rejects_what_differs() {
 
 #[test]
 fn mean_of_pruned_and_retained() {
-    let inputs = [(bytes_of(&[1.0, 9.0, 3.0, -0.0]), Dtype::F32), (bytes_of(&[2.0, 9.0, -3.0, -0.0]), Dtype::F32)];
+    let inputs = [
+        (bytes_of(&[1.0, 9.0, 3.0, -0.0]), Dtype::F32),
+        (bytes_of(&[2.0, 9.0, -3.0, -0.0]), Dtype::F32),
+    ];
     let weights = Weights::uniform(2).unwrap();
     let masked = combine(&Reference, Dtype::F32, &inputs, &weights, Some(&[0b0101]));
     assert_eq!(masked.0, bytes_of(&[1.5, 0.0, 0.0, 0.0]));
-    assert_eq!(masked.1, Counts { retained_zeros: 1, non_finite: 0 });
-    assert_eq!((masked.2.get(0, 0), masked.2.get(1, 0), masked.2.get(1, 1)), (10.0, -7.0, 13.0));
+    assert_eq!(
+        masked.1,
+        Counts {
+            retained_zeros: 1,
+            non_finite: 0
+        }
+    );
+    assert_eq!(
+        (masked.2.get(0, 0), masked.2.get(1, 0), masked.2.get(1, 1)),
+        (10.0, -7.0, 13.0)
+    );
     let dense = combine(&Reference, Dtype::F32, &inputs, &weights, None);
     assert_eq!(dense.0, bytes_of(&[1.5, 9.0, 0.0, -0.0]));
 }
@@ -75,10 +106,29 @@ fn lengths_and_types_are_checked() {
     let bytes = vec![0; 4 * (PIECE + 1)];
     let check = |backend_error: Result<Counts, KernelError>| assert!(backend_error.is_err());
     let run = |out: usize, dtype, input: usize, mask: Option<&[u64]>| {
-        let inputs = [Input { bytes: &bytes[..input], dtype }];
+        let inputs = [Input {
+            bytes: &bytes[..input],
+            dtype,
+        }];
         let mut cpu = Cpu::new().workspace(1);
-        check(Cpu::new().combine(&mut cpu, &mut vec![0; out], dtype, &inputs, &weights, mask, None));
-        check(Reference.combine(&mut (), &mut vec![0; out], dtype, &inputs, &weights, mask, None));
+        check(Cpu::new().combine(
+            &mut cpu,
+            &mut vec![0; out],
+            dtype,
+            &inputs,
+            &weights,
+            mask,
+            None,
+        ));
+        check(Reference.combine(
+            &mut (),
+            &mut vec![0; out],
+            dtype,
+            &inputs,
+            &weights,
+            mask,
+            None,
+        ));
     };
     run(4 * (PIECE + 1), Dtype::F32, 4 * (PIECE + 1), None);
     run(8, Dtype::F32, 4, None);
@@ -88,7 +138,15 @@ fn lengths_and_types_are_checked() {
     assert!(Reference.nonzero(&mut [0, 0], Dtype::F32, &[0; 4]).is_err());
 }
 
-fn arbitrary_case() -> impl Strategy<Value = (Dtype, Vec<(Vec<u8>, Dtype)>, Vec<f64>, Option<Vec<u64>>, bool)> {
+fn arbitrary_case() -> impl Strategy<
+    Value = (
+        Dtype,
+        Vec<(Vec<u8>, Dtype)>,
+        Vec<f64>,
+        Option<Vec<u64>>,
+        bool,
+    ),
+> {
     (1_usize..6, 0_usize..200, any::<bool>()).prop_flat_map(|(n_ingredients, n, normalize)| {
         let dtype = prop::sample::select(&FLOATS[..]);
         let input = dtype.clone().prop_flat_map(move |dtype| {
@@ -99,18 +157,23 @@ fn arbitrary_case() -> impl Strategy<Value = (Dtype, Vec<(Vec<u8>, Dtype)>, Vec<
                 3 => Just(vec![0; width]),
                 1 => prop::collection::vec(any::<u8>(), width),
             ];
-            (prop::collection::vec(element, n).prop_map(|elements| elements.concat()), Just(dtype))
+            (
+                prop::collection::vec(element, n).prop_map(|elements| elements.concat()),
+                Just(dtype),
+            )
         });
         (
             dtype,
             prop::collection::vec(input, n_ingredients),
             prop::collection::vec(prop_oneof![Just(1.0), 0.0_f64..3.0], n_ingredients),
-            prop::option::of(prop::collection::vec(any::<u64>(), n.div_ceil(64)).prop_map(move |mut mask| {
-                if let Some(last) = mask.last_mut().filter(|_| n % 64 != 0) {
-                    *last &= (1 << (n % 64)) - 1;
-                }
-                mask
-            })),
+            prop::option::of(
+                prop::collection::vec(any::<u64>(), n.div_ceil(64)).prop_map(move |mut mask| {
+                    if let Some(last) = mask.last_mut().filter(|_| n % 64 != 0) {
+                        *last &= (1 << (n % 64)) - 1;
+                    }
+                    mask
+                }),
+            ),
             Just(normalize),
         )
     })

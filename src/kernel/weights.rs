@@ -27,7 +27,9 @@ pub enum WeightError {
         value: f64,
     },
     /// The weights cannot be normalised.
-    #[error("the weights sum to {sum}, so they cannot be normalised; give others or `--no-normalize`")]
+    #[error(
+        "the weights sum to {sum}, so they cannot be normalised; give others or `--no-normalize`"
+    )]
     Sum {
         /// Their sum.
         sum: f64,
@@ -62,18 +64,28 @@ impl Weights {
             return Err(WeightError::Empty);
         };
         if let Some(position) = values.iter().position(|value| !value.is_finite()) {
-            return Err(WeightError::NotFinite { position: position + 1, value: values[position] });
+            return Err(WeightError::NotFinite {
+                position: position + 1,
+                value: values[position],
+            });
         }
         let (divisor, wide_divisor) = match normalization {
             Normalization::AsGiven => (1.0, Double::from(1.0)),
             Normalization::SumToOne => values[1..]
                 .iter()
-                .fold((first, Double::from(first)), |(sum, wide), &value| (sum + value, wide.add(Double::from(value)))),
+                .fold((first, Double::from(first)), |(sum, wide), &value| {
+                    (sum + value, wide.add(Double::from(value)))
+                }),
         };
         if divisor == 0.0 || !divisor.is_finite() || !wide_divisor.is_finite_nonzero() {
             return Err(WeightError::Sum { sum: divisor });
         }
-        Ok(Self { values, divisor, wide_divisor, normalization })
+        Ok(Self {
+            values,
+            divisor,
+            wide_divisor,
+            normalization,
+        })
     }
 
     /// The weights as given, in ingredient order.
@@ -93,12 +105,16 @@ impl Weights {
 
     /// The coefficient of each ingredient in the combination.
     pub fn coefficients(&self) -> Vec<f64> {
-        self.values.iter().map(|value| value / self.divisor).collect()
+        self.values
+            .iter()
+            .map(|value| value / self.divisor)
+            .collect()
     }
 
     /// Whether the combination is a mean: normalised, with no negative weight.
     pub fn is_convex(&self) -> bool {
-        self.normalization == Normalization::SumToOne && self.values.iter().all(|&value| value >= 0.0)
+        self.normalization == Normalization::SumToOne
+            && self.values.iter().all(|&value| value >= 0.0)
     }
 
     pub(super) fn wide_divisor(&self) -> Double {
@@ -112,16 +128,30 @@ mod tests {
 
     #[test]
     fn what_is_refused() {
-        let refuse = |values: &[f64], normalization| Weights::new(values.to_vec(), normalization).unwrap_err();
+        let refuse = |values: &[f64], normalization| {
+            Weights::new(values.to_vec(), normalization).unwrap_err()
+        };
         assert_eq!(refuse(&[], Normalization::SumToOne), WeightError::Empty);
-        assert!(matches!(refuse(&[1.0, f64::NAN], Normalization::AsGiven), WeightError::NotFinite { position: 2, .. }));
+        assert!(matches!(
+            refuse(&[1.0, f64::NAN], Normalization::AsGiven),
+            WeightError::NotFinite { position: 2, .. }
+        ));
         assert!(matches!(
             refuse(&[f64::INFINITY], Normalization::SumToOne),
             WeightError::NotFinite { position: 1, .. }
         ));
-        assert!(matches!(refuse(&[1.0, -1.0], Normalization::SumToOne), WeightError::Sum { .. }));
-        assert!(matches!(refuse(&[0.0, -0.0], Normalization::SumToOne), WeightError::Sum { .. }));
-        assert!(matches!(refuse(&[f64::MAX, f64::MAX], Normalization::SumToOne), WeightError::Sum { .. }));
+        assert!(matches!(
+            refuse(&[1.0, -1.0], Normalization::SumToOne),
+            WeightError::Sum { .. }
+        ));
+        assert!(matches!(
+            refuse(&[0.0, -0.0], Normalization::SumToOne),
+            WeightError::Sum { .. }
+        ));
+        assert!(matches!(
+            refuse(&[f64::MAX, f64::MAX], Normalization::SumToOne),
+            WeightError::Sum { .. }
+        ));
     }
 
     #[test]

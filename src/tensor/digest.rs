@@ -21,7 +21,9 @@ impl Digest {
     /// The digest that its 32 hexadecimal digits stand for, or `None`.
     pub fn from_hex(text: &str) -> Option<Self> {
         let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        digits.then(|| u128::from_str_radix(text, 16).ok().map(Self)).flatten()
+        digits
+            .then(|| u128::from_str_radix(text, 16).ok().map(Self))
+            .flatten()
     }
 }
 
@@ -40,7 +42,8 @@ impl serde::Serialize for Digest {
 impl<'de> serde::Deserialize<'de> for Digest {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Self::from_hex(&text).ok_or_else(|| serde::de::Error::custom("a digest has 32 hexadecimal digits"))
+        Self::from_hex(&text)
+            .ok_or_else(|| serde::de::Error::custom("a digest has 32 hexadecimal digits"))
     }
 }
 
@@ -93,7 +96,11 @@ pub const TILE_ELEMENTS: u64 = 1 << 16;
 /// the digests of its tiles, in order.
 pub fn tile_elements(shape: &Shape) -> u64 {
     let unit = 64_u64.saturating_mul(shape.kernel_numel());
-    if (1..=TILE_ELEMENTS).contains(&unit) { TILE_ELEMENTS / unit * unit } else { TILE_ELEMENTS }
+    if (1..=TILE_ELEMENTS).contains(&unit) {
+        TILE_ELEMENTS / unit * unit
+    } else {
+        TILE_ELEMENTS
+    }
 }
 
 #[cfg(test)]
@@ -104,7 +111,12 @@ mod tests {
     fn text_form_round_trips() {
         let digest = Digest::of(b"soup");
         assert_eq!(Digest::from_hex(&digest.to_string()), Some(digest));
-        for text in ["", "+0000000000000000000000000000000", "g0000000000000000000000000000000", "00"] {
+        for text in [
+            "",
+            "+0000000000000000000000000000000",
+            "g0000000000000000000000000000000",
+            "00",
+        ] {
             assert_eq!(Digest::from_hex(text), None, "{text}");
         }
     }
@@ -112,12 +124,17 @@ mod tests {
     #[test]
     fn known_value() {
         // From python-xxhash 3.8: xxhash.xxh3_128_hexdigest(b"").
-        assert_eq!(Digest::of(b"").to_string(), "99aa06d3014798d86001c324468d497f");
+        assert_eq!(
+            Digest::of(b"").to_string(),
+            "99aa06d3014798d86001c324468d497f"
+        );
     }
 
     #[test]
     fn tiles_hold_whole_words_and_groups() {
-        let check = |dims: &[u64], expected| assert_eq!(tile_elements(&Shape::new(dims).unwrap()), expected);
+        let check = |dims: &[u64], expected| {
+            assert_eq!(tile_elements(&Shape::new(dims).unwrap()), expected)
+        };
         check(&[], TILE_ELEMENTS);
         check(&[512, 512], TILE_ELEMENTS);
         check(&[64, 64, 3, 3], 65_536 / 576 * 576);
