@@ -41,10 +41,17 @@ fn as_file(file: &[u8]) {
     let theirs = SafeTensors::deserialize(file).expect("accepted here, refused by the crate");
     assert_eq!(theirs.len(), header.tensors.len());
     for tensor in &header.tensors {
-        let view = theirs.tensor(&tensor.name).expect("a tensor is missing in the crate's view");
+        let view = theirs
+            .tensor(&tensor.name)
+            .expect("a tensor is missing in the crate's view");
         assert_eq!(view.data().len() as u64, tensor.end - tensor.begin);
         assert_eq!(view.dtype().to_string(), tensor.dtype.name());
-        assert!(view.shape().iter().map(|&dim| dim as u64).eq(tensor.shape.dims().iter().copied()));
+        assert!(
+            view.shape()
+                .iter()
+                .map(|&dim| dim as u64)
+                .eq(tensor.shape.dims().iter().copied())
+        );
     }
     round_trip(&header);
 }
@@ -57,7 +64,9 @@ fn round_trip(header: &Header) {
     });
     let layout = Layout::new(entries.collect()).expect("an accepted header has a layout");
     assert_eq!(layout.tensors(), header.tensors);
-    let bytes = layout.header(&header.metadata).expect("an accepted header can be written");
+    let bytes = layout
+        .header(&header.metadata)
+        .expect("an accepted header can be written");
     let again = parse(&bytes[8..], layout.data_bytes()).expect("a written header can be read");
     assert_eq!(&again, header);
 }
