@@ -1,3 +1,484 @@
-//! From paths to checkpoints.
+//! From paths to checkpoints: files are opened, headers are checked, and no tensor
+//! byte is read.
 
+mod ingredients;
 pub mod map;
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::checkpoint::map::Access;
+use crate::checkpoint::map::ByteSource;
+use crate::checkpoint::map::FileIdentity;
+use crate::checkpoint::map::SourceError;
+use crate::format::safetensors;
+use crate::format::safetensors::DEFAULT_HEADER_LIMIT;
+use crate::format::safetensors::Header;
+use crate::format::safetensors::HeaderError;
+use crate::format::shard_index;
+use crate::format::shard_index::ShardIndexError;
+use crate::format::sniff::Foreign;
+use crate::format::sniff::SNIFF_BYTES;
+use crate::format::sniff::sniff;
+use crate::tensor::Dtype;
+use crate::tensor::Printable;
+use crate::tensor::Shape;
+
+pub use ingredients::Convention;
+pub use ingredients::Difference;
+pub use ingredients::DtypeRule;
+pub use ingredients::Ingredients;
+pub use ingredients::IngredientsError;
+pub use ingredients::Parameter;
+pub use ingredients::Source;
+
+/// Name that readers look for when given a directory of shards.
+pub const INDEX_NAME: &str = "model.safetensors.index.json";
+/// Name that readers look for when given a directory without an index.
+pub const SINGLE_NAME: &str = "model.safetensors";
+const INDEX_SUFFIX: &str = ".safetensors.index.json";
+/// Largest shard index that is read: 100,000 tensors take about 10 MB.
+const INDEX_LIMIT: u64 = 256 << 20;
+
+/// Why a checkpoint cannot be opened.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// A file cannot be opened or read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The file is something else than a checkpoint.
+    #[error("`{}` is not a safetensors file but {found}; {}", path.display(), found.remedy())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: Foreign,
+    },
+    /// The header of a file is wrong.
+    #[error("`{}` has a bad header", path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: HeaderError,
+    },
+    /// A shard index is wrong.
+    #[error("`{}` is a bad shard index", path.display())]
+    Index {
+        /// The index.
+        path: PathBuf,
+        /// What is wrong.
+        source: ShardIndexError,
+    },
+    /// A shard index is too large to be one.
+    #[error("`{}` is too large for a shard index: {found} bytes, expected at most {limit}", path.display())]
+    IndexTooLarge {
+        /// The index.
+        path: PathBuf,
+        /// Its size in bytes.
+        found: u64,
+        /// Largest size in bytes.
+        limit: u64,
+    },
+    /// The index says that a shard holds a tensor, and it does not.
+    #[error("`{}` says that `{shard}` holds tensor `{}`, and it does not", path.display(), Printable(tensor))]
+    NotInShard {
+        /// The index.
+        path: PathBuf,
+        /// The shard's file name.
+        shard: String,
+        /// The tensor.
+        tensor: String,
+    },
+    /// A shard holds a tensor that the index does not place there.
+    #[error("`{shard}` holds tensor `{}`, which `{}` does not place there", Printable(tensor), path.display())]
+    NotInIndex {
+        /// The index.
+        path: PathBuf,
+        /// The shard's file name.
+        shard: String,
+        /// The tensor.
+        tensor: String,
+    },
+    /// A directory cannot be listed.
+    #[error("`{}` cannot be listed", path.display())]
+    List {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A directory holds no checkpoint.
+    #[error("`{}` holds no `*.safetensors` file and no shard index", path.display())]
+    EmptyDirectory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A directory holds several candidates.
+    #[error("`{}` holds several checkpoints ({}); name one of them", path.display(), found.join(", "))]
+    AmbiguousDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// The candidates' names.
+        found: Vec<String>,
+    },
+}
+
+/// How checkpoints are opened.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenOptions {
+    /// How bytes are reached.
+    pub access: Access,
+    /// Largest header in bytes that is parsed.
+    pub header_limit: u64,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            access: Access::Mapped,
+            header_limit: DEFAULT_HEADER_LIMIT,
+        }
+    }
+}
+
+/// One file of a checkpoint.
+#[derive(Debug)]
+pub struct Shard {
+    source: ByteSource,
+    /// Offset of the data buffer in the file.
+    data_begin: u64,
+}
+
+impl Shard {
+    /// The bytes of the file.
+    pub fn source(&self) -> &ByteSource {
+        &self.source
+    }
+}
+
+/// One stored tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredTensor {
+    /// Its name.
+    pub name: String,
+    /// Its element type.
+    pub dtype: Dtype,
+    /// Its dimensions, row-major.
+    pub shape: Shape,
+    /// Index of the shard that holds it.
+    pub shard: usize,
+    /// Offset of its first byte in the shard's file.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
+/// One or more open files whose headers are valid. No tensor byte has been read.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    directory: Option<PathBuf>,
+    metadata: BTreeMap<String, String>,
+    shards: Vec<Shard>,
+    tensors: Vec<StoredTensor>,
+}
+
+impl Checkpoint {
+    /// Opens a safetensors file, a shard index, or a directory that holds either.
+    ///
+    /// A directory's checkpoint is its `model.safetensors.index.json`, else its
+    /// only `*.safetensors.index.json`, else its `model.safetensors`, else its
+    /// only `*.safetensors` file. Symbolic links are followed.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] names the file and what is wrong with it.
+    pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, CheckpointError> {
+        let directory = path.is_dir().then(|| path.to_owned());
+        let file = match &directory {
+            Some(directory) => find_in_directory(directory)?,
+            None => path.to_owned(),
+        };
+        let mut checkpoint = if has_suffix(&file, ".json") {
+            Self::open_index(&file, options)?
+        } else {
+            Self::open_file(&file, options)?
+        };
+        path.clone_into(&mut checkpoint.path);
+        checkpoint.directory = directory;
+        Ok(checkpoint)
+    }
+
+    fn open_file(path: &Path, options: &OpenOptions) -> Result<Self, CheckpointError> {
+        let (shard, header) = open_shard(path, options)?;
+        let tensors = stored_tensors(header.tensors, 0, shard.data_begin).collect();
+        Ok(Self::new(header.metadata, vec![shard], tensors))
+    }
+
+    fn open_index(path: &Path, options: &OpenOptions) -> Result<Self, CheckpointError> {
+        let index = read_index(path)?;
+        let mut shard_names: Vec<&str> = index.weight_map.values().map(String::as_str).collect();
+        shard_names.sort_unstable();
+        shard_names.dedup();
+        let directory = path.parent().unwrap_or(Path::new(""));
+        let mut shards = Vec::with_capacity(shard_names.len());
+        let mut tensors = Vec::with_capacity(index.weight_map.len());
+        let mut metadata = BTreeMap::new();
+        for shard_name in shard_names {
+            let (shard, header) = open_shard(&directory.join(shard_name), options)?;
+            if let Some(stray) = header.tensors.iter().find(|tensor| {
+                index.weight_map.get(&tensor.name).map(String::as_str) != Some(shard_name)
+            }) {
+                return Err(CheckpointError::NotInIndex {
+                    path: path.to_owned(),
+                    shard: shard_name.to_owned(),
+                    tensor: stray.name.clone(),
+                });
+            }
+            tensors.extend(stored_tensors(
+                header.tensors,
+                shards.len(),
+                shard.data_begin,
+            ));
+            shards.push(shard);
+            for (key, value) in header.metadata {
+                metadata.entry(key).or_insert(value);
+            }
+        }
+        let checkpoint = Self::new(metadata, shards, tensors);
+        if let Some((tensor, shard)) = index
+            .weight_map
+            .iter()
+            .find(|(tensor, _)| checkpoint.find(tensor).is_none())
+        {
+            return Err(CheckpointError::NotInShard {
+                path: path.to_owned(),
+                shard: shard.clone(),
+                tensor: tensor.clone(),
+            });
+        }
+        Ok(checkpoint)
+    }
+
+    fn new(
+        metadata: BTreeMap<String, String>,
+        shards: Vec<Shard>,
+        mut tensors: Vec<StoredTensor>,
+    ) -> Self {
+        tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Self {
+            path: PathBuf::new(),
+            directory: None,
+            metadata,
+            shards,
+            tensors,
+        }
+    }
+
+    /// The path as it was given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory that was given, if it was one.
+    pub fn directory(&self) -> Option<&Path> {
+        self.directory.as_deref()
+    }
+
+    /// Last component of the path, which names the checkpoint in reports and
+    /// metadata: paths differ between machines, and so would the soup's bytes.
+    pub fn display_name(&self) -> String {
+        let name = self.path.file_name().map(OsStr::to_owned);
+        let name = name.or_else(|| {
+            fs::canonicalize(&self.path)
+                .ok()?
+                .file_name()
+                .map(OsStr::to_owned)
+        });
+        name.unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Free text by key; of several shards, the first that has the key.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// The files.
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
+    /// The tensors, sorted by name.
+    pub fn tensors(&self) -> &[StoredTensor] {
+        &self.tensors
+    }
+
+    /// Index in [`tensors`](Self::tensors) of the tensor called `name`.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        self.tensors
+            .binary_search_by(|tensor| tensor.name.as_str().cmp(name))
+            .ok()
+    }
+
+    /// Bytes of all tensors.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.bytes).sum()
+    }
+
+    /// Elements `[begin, begin + count)` of a tensor: borrowed from the mapping,
+    /// or read into `scratch`. `begin` and `count` must be whole bytes of a
+    /// sub-byte type.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the file has become shorter or cannot be read.
+    pub fn read<'a>(
+        &'a self,
+        tensor: &StoredTensor,
+        begin: u64,
+        count: u64,
+        scratch: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8], SourceError> {
+        let bits = tensor.dtype.bits();
+        let offset = tensor.offset + begin * bits / 8;
+        self.shards[tensor.shard]
+            .source
+            .read(offset, (count * bits / 8) as usize, scratch)
+    }
+
+    /// Checks that no file has changed since it was opened.
+    ///
+    /// # Errors
+    /// [`SourceError::Changed`] and the errors of a fault.
+    pub fn check_unchanged(&self) -> Result<(), SourceError> {
+        self.shards
+            .iter()
+            .try_for_each(|shard| shard.source.check_unchanged())
+    }
+
+    /// Identity of every file.
+    pub fn identities(&self) -> impl Iterator<Item = FileIdentity> {
+        self.shards.iter().map(|shard| shard.source.identity())
+    }
+}
+
+fn stored_tensors(
+    tensors: Vec<safetensors::TensorInfo>,
+    shard: usize,
+    data_begin: u64,
+) -> impl Iterator<Item = StoredTensor> {
+    tensors.into_iter().map(move |tensor| StoredTensor {
+        name: tensor.name,
+        dtype: tensor.dtype,
+        shape: tensor.shape,
+        shard,
+        offset: data_begin + tensor.begin,
+        bytes: tensor.end - tensor.begin,
+    })
+}
+
+fn open_shard(path: &Path, options: &OpenOptions) -> Result<(Shard, Header), CheckpointError> {
+    let source = ByteSource::open(path, options.access)?;
+    let file_bytes = source.bytes();
+    let mut scratch = Vec::new();
+    let first = source.read(0, file_bytes.min(SNIFF_BYTES as u64) as usize, &mut scratch)?;
+    if let Some(found) = sniff(first) {
+        return Err(CheckpointError::Foreign {
+            path: path.to_owned(),
+            found,
+        });
+    }
+    let bad_header = |source| CheckpointError::Header {
+        path: path.to_owned(),
+        source,
+    };
+    let header_bytes =
+        safetensors::header_len(first, file_bytes, options.header_limit).map_err(bad_header)?;
+    let json = source.read(8, header_bytes as usize, &mut scratch)?;
+    let data_begin = 8 + header_bytes;
+    let parsed = safetensors::parse(json, file_bytes - data_begin);
+    // A header read from pages that are gone says nothing about the file.
+    source.check_fault()?;
+    let header = parsed.map_err(bad_header)?;
+    source.release(0, data_begin);
+    Ok((Shard { source, data_begin }, header))
+}
+
+fn read_index(path: &Path) -> Result<shard_index::ShardIndex, CheckpointError> {
+    let source = ByteSource::open(path, Access::Pread)?;
+    if source.bytes() > INDEX_LIMIT {
+        return Err(CheckpointError::IndexTooLarge {
+            path: path.to_owned(),
+            found: source.bytes(),
+            limit: INDEX_LIMIT,
+        });
+    }
+    let mut scratch = Vec::new();
+    let text = source.read(0, source.bytes() as usize, &mut scratch)?;
+    if let Some(found) = sniff(text).filter(|&found| found != Foreign::Json) {
+        return Err(CheckpointError::Foreign {
+            path: path.to_owned(),
+            found,
+        });
+    }
+    shard_index::parse(text).map_err(|source| CheckpointError::Index {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn find_in_directory(directory: &Path) -> Result<PathBuf, CheckpointError> {
+    let list_error = |source| CheckpointError::List {
+        path: directory.to_owned(),
+        source,
+    };
+    let mut indices = Vec::new();
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).map_err(list_error)? {
+        let path = entry.map_err(list_error)?.path();
+        if has_suffix(&path, INDEX_SUFFIX) {
+            indices.push(path);
+        } else if has_suffix(&path, ".safetensors") {
+            files.push(path);
+        }
+    }
+    for (mut candidates, preferred) in [(indices, INDEX_NAME), (files, SINGLE_NAME)] {
+        candidates.sort();
+        if let Some(found) = candidates
+            .iter()
+            .find(|path| path.file_name() == Some(preferred.as_ref()))
+        {
+            return Ok(found.clone());
+        }
+        match candidates.as_slice() {
+            [] => {}
+            [only] => return Ok(only.clone()),
+            several => {
+                return Err(CheckpointError::AmbiguousDirectory {
+                    path: directory.to_owned(),
+                    found: several
+                        .iter()
+                        .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+                        .collect(),
+                });
+            }
+        }
+    }
+    Err(CheckpointError::EmptyDirectory {
+        path: directory.to_owned(),
+    })
+}
+
+fn has_suffix(path: &Path, suffix: &str) -> bool {
+    path.file_name()
+        .is_some_and(|name| name.as_encoded_bytes().ends_with(suffix.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests;

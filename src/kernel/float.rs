@@ -82,7 +82,6 @@ pub(super) trait Element: Copy {
     /// Bytes of one element.
     type Bytes: Copy;
 
-    fn is_nonzero(bytes: Self::Bytes) -> bool;
     fn widen(bytes: Self::Bytes) -> f64;
     fn narrow(value: f64) -> Self::Bytes;
 }
@@ -94,12 +93,6 @@ macro_rules! element {
 
         impl Element for $name {
             type Bytes = [u8; $bytes];
-
-            #[inline(always)]
-            fn is_nonzero(bytes: Self::Bytes) -> bool {
-                // Shifting the sign out leaves 0 for both zeros.
-                <$integer>::from_le_bytes(bytes) << 1 != 0
-            }
 
             #[inline(always)]
             fn widen(bytes: Self::Bytes) -> f64 {
@@ -219,16 +212,5 @@ mod tests {
         // Just above the tie of 1 and 1 + 2^-10: the excess is lost in an f32.
         let value = 1.0 + 2_f64.powi(-11) + 2_f64.powi(-40);
         assert_eq!(f64_to_f16(value), 0x3c01);
-    }
-
-    #[test]
-    fn zeros_of_both_signs_are_zero_and_subnormals_are_not() {
-        fn check<E: Element>(zero: E::Bytes, minus_zero: E::Bytes, tiny: E::Bytes) {
-            assert!(!E::is_nonzero(zero) && !E::is_nonzero(minus_zero) && E::is_nonzero(tiny));
-        }
-        check::<F16>([0, 0], [0, 0x80], [1, 0]);
-        check::<BF16>([0, 0], [0, 0x80], [1, 0]);
-        check::<F32>([0; 4], (-0.0_f32).to_le_bytes(), [1, 0, 0, 0]);
-        check::<F64>([0; 8], (-0.0_f64).to_le_bytes(), [1, 0, 0, 0, 0, 0, 0, 0]);
     }
 }

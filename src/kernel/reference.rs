@@ -11,7 +11,7 @@ use crate::tensor::Dtype;
 pub struct Reference;
 
 /// Element `index` of `bytes`, exactly, as `f64`.
-fn load(input: Input<'_>, index: usize) -> f64 {
+pub(super) fn load(input: Input<'_>, index: usize) -> f64 {
     fn at<E: Element<Bytes = [u8; N]>, const N: usize>(bytes: &[u8], index: usize) -> f64 {
         E::widen(bytes.as_chunks::<N>().0[index])
     }
@@ -24,7 +24,7 @@ fn load(input: Input<'_>, index: usize) -> f64 {
 }
 
 /// Rounds `value` once into element `index` of `out` and returns what was stored.
-fn store(out: &mut [u8], dtype: Dtype, index: usize, value: f64) -> f64 {
+pub(super) fn store(out: &mut [u8], dtype: Dtype, index: usize, value: f64) -> f64 {
     fn at<E: Element<Bytes = [u8; N]>, const N: usize>(
         out: &mut [u8],
         index: usize,

@@ -101,6 +101,23 @@ fn mean_of_pruned_and_retained() {
 }
 
 #[test]
+fn zeros_of_both_signs_are_pruned_and_subnormals_are_not() {
+    let check = |dtype, bytes: &[u8], expected| {
+        let mut words = [0];
+        Reference.nonzero(&mut words, dtype, bytes).unwrap();
+        assert_eq!(words[0], expected, "{dtype}");
+    };
+    check(Dtype::F16, &[0, 0, 0, 0x80, 1, 0], 0b100);
+    check(Dtype::F32, &bytes_of(&[0.0, -0.0, 1e-45]), 0b100);
+    check(
+        Dtype::F64,
+        &[[0; 8], (-0.0_f64).to_le_bytes(), [1, 0, 0, 0, 0, 0, 0, 0]].concat(),
+        0b100,
+    );
+    check(Dtype::I8, &[0, 0x80, 1], 0b110);
+}
+
+#[test]
 fn lengths_and_types_are_checked() {
     let weights = Weights::uniform(1).unwrap();
     let bytes = vec![0; 4 * (PIECE + 1)];

@@ -1,0 +1,207 @@
+//! From ingredients to a soup: what will be written is planned, then one pass over
+//! the bytes checks the masks, combines, digests and writes.
+//!
+//! [`Ingredients`](crate::checkpoint::Ingredients) and options walk in; a file and
+//! a report walk out. A soup is staged while masks are still being compared, and
+//! published only with a [`Connectivity`](crate::connectivity::Connectivity) in
+//! hand. Knows neither candle nor what accuracy is.
+
+mod certificate;
+mod distance;
+mod execute;
+mod ledger;
+mod options;
+mod output;
+mod plan;
+mod run;
+mod tile;
+mod verify;
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::checkpoint::IngredientsError;
+use crate::checkpoint::map::SourceError;
+use crate::connectivity::Mismatch;
+use crate::format::replace::ReplaceError;
+use crate::format::safetensors::LayoutError;
+use crate::kernel::KernelError;
+use crate::kernel::WeightError;
+use crate::tensor::Dtype;
+use crate::tensor::Printable;
+
+pub use certificate::CERTIFICATE_KEY;
+pub use certificate::Certificate;
+pub use certificate::CertificateError;
+pub use certificate::FileDigest;
+pub use certificate::IngredientRecord;
+pub use certificate::RecordedOptions;
+pub use certificate::SoupRecord;
+pub use certificate::TensorRecord;
+pub use certificate::sha256;
+pub use distance::Distances;
+pub use execute::Observer;
+pub use ledger::Outcome;
+pub use ledger::TensorOutcome;
+pub use options::IntegerPolicy;
+pub use options::MaskLayout;
+pub use options::MergeOptions;
+pub use options::Method;
+pub use output::Destination;
+pub use output::Sidecars;
+pub use plan::Action;
+pub use plan::MergePlan;
+pub use plan::PlannedTensor;
+pub use run::Merged;
+pub use run::Scanned;
+pub use run::merge;
+pub use run::scan;
+pub use verify::Difference;
+pub use verify::SelfCheck;
+pub use verify::recompute;
+pub use verify::self_check;
+
+/// Why there is no soup.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum MergeError {
+    /// A soup needs at least two ingredients.
+    #[error("a soup takes two or more ingredients, found {found}")]
+    TooFew {
+        /// Number of ingredients.
+        found: usize,
+    },
+    /// The number of weights is not that of the ingredients.
+    #[error("{found} weights for {expected} ingredients; give one per ingredient")]
+    WeightCount {
+        /// Number of ingredients.
+        expected: usize,
+        /// Number of weights.
+        found: usize,
+    },
+    /// The weights cannot be used.
+    #[error(transparent)]
+    Weights(#[from] WeightError),
+    /// The checkpoints are no ingredients of one soup.
+    #[error(transparent)]
+    Ingredients(#[from] IngredientsError),
+    /// The masks of the ingredients differ.
+    #[error("the ingredients do not share one connectivity")]
+    Connectivity(Box<Mismatch>),
+    /// An input cannot be read, or changed while it was read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The output cannot be written.
+    #[error(transparent)]
+    Output(#[from] ReplaceError),
+    /// The output has no legal layout.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// There is not enough space for the output.
+    #[error("`{}` needs {needed} bytes, and {free} are free there", path.display())]
+    Space {
+        /// The output.
+        path: PathBuf,
+        /// Bytes that the output takes.
+        needed: u64,
+        /// Bytes that are free for this user.
+        free: u64,
+    },
+    /// The output is one of the inputs.
+    #[error(
+        "the output `{}` is the input `{}`; inputs are never written to, choose another output",
+        output.display(), input.display()
+    )]
+    OutputIsInput {
+        /// The output as given.
+        output: PathBuf,
+        /// The input that it is.
+        input: PathBuf,
+    },
+    /// A stored mask holds something else than 0 and 1.
+    #[error(
+        "mask `{}` in `{}` holds something else than 0 and 1 at index {index}",
+        Printable(mask), path.display()
+    )]
+    NotAMask {
+        /// The checkpoint or mask file.
+        path: PathBuf,
+        /// The mask tensor.
+        mask: String,
+        /// Row-major index of the element.
+        index: u64,
+    },
+    /// An input or a result is NaN or infinite.
+    #[error(
+        "`{}` is {value} at index {index} in {}; `--allow-non-finite` merges it all the same",
+        Printable(tensor),
+        path.as_ref().map_or("the soup, whose element type cannot hold it".to_owned(), |path| format!("`{}`", path.display()))
+    )]
+    NonFinite {
+        /// The checkpoint, or `None` if only the result is not finite.
+        path: Option<PathBuf>,
+        /// The tensor.
+        tensor: String,
+        /// Row-major index of the element.
+        index: u64,
+        /// The element.
+        value: f64,
+    },
+    /// An integer tensor differs between ingredients.
+    #[error(
+        "`{}` ({dtype}) differs between `{}` and `{}` at index {index}; integers are not averaged, \
+         `--on-integer-mismatch first` or `max` chooses, `--exclude` leaves it out",
+        Printable(tensor), first.display(), other.display()
+    )]
+    IntegerMismatch {
+        /// The tensor.
+        tensor: String,
+        /// Its element type.
+        dtype: Dtype,
+        /// The first ingredient.
+        first: PathBuf,
+        /// The one that differs from it.
+        other: PathBuf,
+        /// Row-major index of the first difference.
+        index: u64,
+    },
+    /// A tensor whose type cannot be averaged differs between ingredients.
+    #[error(
+        "`{}` is {dtype} and differs between `{}` and `{}` at index {index}; {dtype} is copied if identical and never \
+         averaged: convert the ingredients to F16, BF16 or F32, or `--exclude` it",
+        Printable(tensor), first.display(), other.display()
+    )]
+    OpaqueMismatch {
+        /// The tensor.
+        tensor: String,
+        /// Its element type.
+        dtype: Dtype,
+        /// The first ingredient.
+        first: PathBuf,
+        /// The one that differs from it.
+        other: PathBuf,
+        /// Row-major index of the first difference.
+        index: u64,
+    },
+    /// `--dtype` names a type that cannot be averaged.
+    #[error("soups are F16, BF16, F32 or F64, not {dtype}")]
+    OutputDtype {
+        /// The type.
+        dtype: Dtype,
+    },
+    /// A name pattern matches nothing.
+    #[error("`{option} {pattern}` matches no tensor; `sms-merge inspect` lists their names")]
+    UnusedPattern {
+        /// The option.
+        option: &'static str,
+        /// The pattern.
+        pattern: String,
+    },
+    /// The user asked to stop.
+    #[error("interrupted; nothing was written")]
+    Interrupted,
+    /// A mistake in this program.
+    #[error("internal error, please report it")]
+    Kernel(#[from] KernelError),
+}

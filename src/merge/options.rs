@@ -1,0 +1,109 @@
+//! What a user can say about a merge.
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::connectivity::NamePatterns;
+use crate::connectivity::Rules;
+use crate::kernel::Weights;
+use crate::tensor::Dtype;
+
+/// How the weights were chosen, for the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// All the same. Source: arXiv:2203.05482.
+    Uniform,
+    /// As given.
+    Weighted,
+}
+
+/// What to do with integer tensors that differ, other than `num_batches_tracked`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IntegerPolicy {
+    /// Refuse to merge.
+    #[default]
+    Error,
+    /// Take the first ingredient's.
+    First,
+    /// Take the largest.
+    Max,
+}
+
+/// How masks are stored in the soup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MaskLayout {
+    /// As the first ingredient stores them.
+    #[default]
+    Keep,
+    /// As zeros of plain tensors.
+    Dense,
+}
+
+/// Everything that decides a soup's bytes, and how it is computed.
+#[derive(Clone, Debug)]
+pub struct MergeOptions {
+    /// How the weights were chosen.
+    pub method: Method,
+    /// One weight per ingredient.
+    pub weights: Weights,
+    /// How masks are read and compared.
+    pub rules: Rules,
+    /// Tensors that are merged; empty for all.
+    pub include: NamePatterns,
+    /// Tensors that are left out.
+    pub exclude: NamePatterns,
+    /// Element type of averaged tensors; `None` keeps the ingredients'.
+    pub dtype: Option<Dtype>,
+    /// What to do with integer tensors that differ.
+    pub integers: IntegerPolicy,
+    /// Whether NaN and infinities are merged.
+    pub allow_non_finite: bool,
+    /// How masks are stored in the soup.
+    pub layout: MaskLayout,
+    /// Largest shard in bytes; `None` for one file.
+    pub shard_bytes: Option<u64>,
+    /// Whether distances between ingredients are measured.
+    pub distances: bool,
+    /// Worker threads; none changes a bit of the result.
+    pub threads: usize,
+}
+
+impl MergeOptions {
+    /// A uniform soup of `weights.values().len()` ingredients with every default.
+    pub fn new(method: Method, weights: Weights) -> Self {
+        Self {
+            method,
+            distances: weights.values().len() <= MOST_FOR_DISTANCES,
+            weights,
+            rules: Rules::default(),
+            include: NamePatterns::default(),
+            exclude: NamePatterns::default(),
+            dtype: None,
+            integers: IntegerPolicy::default(),
+            allow_non_finite: false,
+            layout: MaskLayout::default(),
+            shard_bytes: None,
+            threads: default_threads(),
+        }
+    }
+
+    /// Whether a tensor is merged.
+    pub fn selects(&self, name: &str) -> bool {
+        (self.include.is_empty() || self.include.matches(name)) && !self.exclude.matches(name)
+    }
+}
+
+/// Most ingredients whose pairwise distances are measured without being asked: the
+/// cost grows with the square of their number.
+pub const MOST_FOR_DISTANCES: usize = 16;
+
+/// Most threads used without being asked: memory is the limit long before.
+const MOST_THREADS: usize = 16;
+
+/// Threads that the machine has for this process, at most 16.
+pub fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS)
+}

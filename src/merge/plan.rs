@@ -1,0 +1,288 @@
+//! What a merge will do, as data: one action per tensor and its place in the output.
+
+use std::collections::BTreeMap;
+
+use crate::checkpoint::Convention;
+use crate::checkpoint::Ingredients;
+use crate::checkpoint::Parameter;
+use crate::connectivity::Expectation;
+use crate::connectivity::NamePatterns;
+use crate::connectivity::Resolution;
+use crate::format::safetensors::Entry;
+use crate::format::safetensors::Layout;
+use crate::format::safetensors::natural_order;
+use crate::kernel::PIECE;
+use crate::merge::MergeError;
+use crate::merge::options::IntegerPolicy;
+use crate::merge::options::MaskLayout;
+use crate::merge::options::MergeOptions;
+use crate::tensor::Arithmetic;
+use crate::tensor::Dtype;
+use crate::tensor::TILE_ELEMENTS;
+
+/// How one tensor of the soup comes about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Weighted mean over the retained coordinates.
+    Average,
+    /// Mean of the running variances plus the variance of the running means, which
+    /// are the parameter of the given index.
+    PooledVariance {
+        /// Index of the running mean among the parameters.
+        mean: usize,
+    },
+    /// The elements, which must be identical in every ingredient.
+    Identical,
+    /// The largest of the ingredients' integers.
+    Maximum,
+    /// The first ingredient's elements.
+    First,
+}
+
+/// The place of a tensor in the output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Its name there.
+    pub name: String,
+    /// Its element type there.
+    pub dtype: Dtype,
+    /// Index of the shard.
+    pub shard: usize,
+    /// Offset in the shard's data buffer.
+    pub offset: u64,
+}
+
+/// One parameter of the soup.
+#[derive(Clone, Debug)]
+pub struct PlannedTensor {
+    /// Its index among the ingredients' parameters.
+    pub parameter: usize,
+    /// How it comes about.
+    pub action: Action,
+    /// What is known about its mask.
+    pub expectation: Expectation,
+    /// How differing mask bits become one.
+    pub resolution: Resolution,
+    /// Where its values go.
+    pub slot: Slot,
+    /// Where its mask goes, if it is stored.
+    pub mask_slot: Option<Slot>,
+}
+
+/// What a merge will do. Pure data; nothing has been read or written.
+#[derive(Debug)]
+pub struct MergePlan {
+    /// The parameters, in the order of the output.
+    pub tensors: Vec<PlannedTensor>,
+    /// One layout per file of the output.
+    pub layouts: Vec<Layout>,
+    /// Bytes that one pass reads.
+    pub bytes_to_read: u64,
+    /// Bytes of tensors that are written.
+    pub bytes_to_write: u64,
+    /// Threads that will work: no more than memory allows.
+    pub threads: usize,
+    /// Bound on the anonymous memory in bytes.
+    pub peak_memory: u64,
+}
+
+/// Anonymous memory that the working threads may take together.
+const WORKER_MEMORY: u64 = 48 << 20;
+/// Anonymous memory per tensor: names, places, counts and digests.
+const TENSOR_MEMORY: u64 = 2 << 10;
+
+impl MergePlan {
+    /// Plans a soup of `ingredients`.
+    ///
+    /// # Errors
+    /// [`MergeError`] if weights and ingredients do not fit, a pattern matches
+    /// nothing, or the output has no legal layout.
+    pub fn new(ingredients: &Ingredients, options: &MergeOptions) -> Result<Self, MergeError> {
+        let n_weights = options.weights.values().len();
+        if n_weights != ingredients.count() {
+            return Err(MergeError::WeightCount { expected: ingredients.count(), found: n_weights });
+        }
+        if let Some(dtype) = options.dtype.filter(|dtype| dtype.arithmetic() != Arithmetic::Average) {
+            return Err(MergeError::OutputDtype { dtype });
+        }
+        refuse_unused_patterns(ingredients, options)?;
+        let mut tensors: Vec<PlannedTensor> = ingredients
+            .parameters()
+            .iter()
+            .enumerate()
+            .map(|(index, parameter)| plan_tensor(ingredients, options, index, parameter))
+            .collect();
+        let layouts = place(&mut tensors, ingredients, options)?;
+        tensors.sort_by_key(|tensor| (tensor.slot.shard, tensor.slot.offset, tensor.parameter));
+        let bytes_to_read = bytes_to_read(ingredients);
+        let bytes_to_write = layouts.iter().map(Layout::data_bytes).sum();
+        let per_thread = memory_per_thread(ingredients);
+        let threads = options.threads.min((WORKER_MEMORY / per_thread) as usize).max(1);
+        let peak_memory = per_thread * threads as u64 + TENSOR_MEMORY * tensors.len() as u64 + (8 << 20);
+        Ok(Self { tensors, layouts, bytes_to_read, bytes_to_write, threads, peak_memory })
+    }
+
+    /// Replaces the rule by which differing mask bits become one, by name.
+    pub(crate) fn resolve(&mut self, resolutions: &[(String, Resolution)], ingredients: &Ingredients) {
+        let by_name: BTreeMap<&str, Resolution> =
+            resolutions.iter().map(|(name, resolution)| (name.as_str(), *resolution)).collect();
+        for tensor in &mut self.tensors {
+            let name = ingredients.parameters()[tensor.parameter].name.as_str();
+            if let Some(&resolution) = by_name.get(name) {
+                tensor.resolution = resolution;
+            }
+        }
+    }
+}
+
+fn refuse_unused_patterns(ingredients: &Ingredients, options: &MergeOptions) -> Result<(), MergeError> {
+    let names = ingredients.parameters().iter().map(|parameter| parameter.name.as_str());
+    let unused = |option, patterns: &NamePatterns| match patterns.unused(names.clone()) {
+        Some(pattern) => Err(MergeError::UnusedPattern { option, pattern: pattern.to_owned() }),
+        None => Ok(()),
+    };
+    unused("--prunable", &options.rules.prunable)?;
+    unused("--dense", &options.rules.dense)?;
+    unused("--include", &options.include)
+}
+
+fn plan_tensor(
+    ingredients: &Ingredients,
+    options: &MergeOptions,
+    index: usize,
+    parameter: &Parameter,
+) -> PlannedTensor {
+    let stored = ingredients.value(parameter, 0);
+    let has_explicit_mask =
+        parameter.given_mask.is_some() || parameter.sources.iter().any(|source| source.mask.is_some());
+    let expectation =
+        options.rules.expectation(&parameter.name, stored.dtype, &parameter.shape, has_explicit_mask);
+    let action = action(ingredients, options, parameter, stored.dtype);
+    let is_averaged = stored.dtype.arithmetic() == Arithmetic::Average;
+    let dtype = options.dtype.filter(|_| is_averaged).unwrap_or(stored.dtype);
+    let slot = |name: &str, dtype| Slot { name: name.to_owned(), dtype, shard: 0, offset: 0 };
+    let keeps_mask = options.layout == MaskLayout::Keep && parameter.sources[0].convention != Convention::Plain;
+    let mask_slot = ingredients
+        .stored_mask(parameter, 0)
+        .filter(|_| keeps_mask)
+        .map(|mask| slot(&mask.name, mask.dtype));
+    PlannedTensor {
+        parameter: index,
+        action,
+        expectation,
+        resolution: Resolution::from(options.rules.policy),
+        slot: slot(if keeps_mask { &stored.name } else { &parameter.name }, dtype),
+        mask_slot,
+    }
+}
+
+/// Last component of a dotted name, and what stands before it.
+fn split_name(name: &str) -> (&str, &str) {
+    name.rsplit_once('.').unwrap_or(("", name))
+}
+
+/// Whether a parameter is a buffer of batch norm rather than a weight.
+pub(crate) fn is_statistic(name: &str) -> bool {
+    matches!(split_name(name).1, "running_mean" | "running_var" | "num_batches_tracked")
+}
+
+fn action(ingredients: &Ingredients, options: &MergeOptions, parameter: &Parameter, dtype: Dtype) -> Action {
+    let (module, last) = split_name(&parameter.name);
+    match dtype.arithmetic() {
+        Arithmetic::Average if last == "running_var" && options.weights.is_convex() => {
+            let mean_name = if module.is_empty() { "running_mean".to_owned() } else { format!("{module}.running_mean") };
+            let parameters = ingredients.parameters();
+            let mean = parameters.binary_search_by(|other| other.name.as_str().cmp(&mean_name)).ok();
+            let matching = mean.filter(|&mean| {
+                let mean = &parameters[mean];
+                let is_float = |i| ingredients.value(mean, i).dtype.arithmetic() == Arithmetic::Average;
+                mean.shape == parameter.shape && (0..ingredients.count()).all(is_float)
+            });
+            matching.map_or(Action::Average, |mean| Action::PooledVariance { mean })
+        }
+        Arithmetic::Average => Action::Average,
+        Arithmetic::Integer if last == "num_batches_tracked" => Action::Maximum,
+        Arithmetic::Integer => match options.integers {
+            IntegerPolicy::Error => Action::Identical,
+            IntegerPolicy::First => Action::First,
+            IntegerPolicy::Max => Action::Maximum,
+        },
+        Arithmetic::Opaque => Action::Identical,
+    }
+}
+
+/// Gives every slot its place and returns the layout of each file.
+fn place(
+    tensors: &mut [PlannedTensor],
+    ingredients: &Ingredients,
+    options: &MergeOptions,
+) -> Result<Vec<Layout>, MergeError> {
+    let mut entries: Vec<Entry> = tensors
+        .iter()
+        .flat_map(|tensor| {
+            let shape = &ingredients.parameters()[tensor.parameter].shape;
+            let slots = std::iter::once(&tensor.slot).chain(&tensor.mask_slot);
+            slots.map(|slot| Entry { name: slot.name.clone(), dtype: slot.dtype, shape: shape.clone() })
+        })
+        .collect();
+    natural_order(&mut entries);
+    let layouts = split(entries, options.shard_bytes)
+        .into_iter()
+        .map(Layout::new)
+        .collect::<Result<Vec<_>, _>>()?;
+    let places: BTreeMap<&str, (usize, u64)> = layouts
+        .iter()
+        .enumerate()
+        .flat_map(|(shard, layout)| {
+            layout.tensors().iter().map(move |tensor| (tensor.name.as_str(), (shard, tensor.begin)))
+        })
+        .collect();
+    for tensor in tensors {
+        for slot in std::iter::once(&mut tensor.slot).chain(&mut tensor.mask_slot) {
+            (slot.shard, slot.offset) = places[slot.name.as_str()];
+        }
+    }
+    Ok(layouts)
+}
+
+/// Cuts the entries into files of at most `shard_bytes`; a larger tensor gets a
+/// file of its own.
+fn split(entries: Vec<Entry>, shard_bytes: Option<u64>) -> Vec<Vec<Entry>> {
+    let mut shards = vec![Vec::new()];
+    let mut filled = 0;
+    for entry in entries {
+        let bytes = entry.dtype.byte_len(entry.shape.numel()).unwrap_or(u64::MAX);
+        let is_full = shard_bytes.is_some_and(|most| filled > 0 && bytes > most.saturating_sub(filled));
+        if is_full {
+            shards.push(Vec::new());
+            filled = 0;
+        }
+        filled += bytes;
+        if let Some(last) = shards.last_mut() {
+            last.push(entry);
+        }
+    }
+    shards
+}
+
+fn bytes_to_read(ingredients: &Ingredients) -> u64 {
+    let of_parameter = |parameter: &Parameter| -> u64 {
+        let stored = (0..ingredients.count()).map(|ingredient| {
+            let mask = ingredients.stored_mask(parameter, ingredient);
+            ingredients.value(parameter, ingredient).bytes + mask.map_or(0, |mask| mask.bytes)
+        });
+        stored.sum::<u64>() + ingredients.given_mask(parameter).map_or(0, |mask| mask.bytes)
+    };
+    ingredients.parameters().iter().map(of_parameter).sum()
+}
+
+/// Scratch memory of one worker: mask words and columns per ingredient, output
+/// buffers, and what has to be read into memory where files are not mapped.
+fn memory_per_thread(ingredients: &Ingredients) -> u64 {
+    let participants = ingredients.count() as u64 + 1;
+    let is_read = |checkpoint: &crate::checkpoint::Checkpoint| {
+        checkpoint.shards().iter().any(|shard| shard.source().access() == crate::checkpoint::map::Access::Pread)
+    };
+    let read_buffers = if ingredients.checkpoints().iter().any(is_read) { 2 * 8 * TILE_ELEMENTS } else { 0 };
+    participants * (TILE_ELEMENTS / 8 + 8 * PIECE as u64 + read_buffers) + 3 * 8 * TILE_ELEMENTS
+}
