@@ -1,1 +1,3 @@
 //! From paths to checkpoints.
+
+pub mod map;

@@ -1,1 +1,3 @@
 //! Files and bytes of every format that is read or written.
+
+pub mod replace;

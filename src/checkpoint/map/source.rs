@@ -1,0 +1,728 @@
+//! A file opened for reading, by mapping or by `pread(2)`, and what can go
+//! wrong with it. Contains no unsafe code.
+
+use std::fmt;
+use std::fs::File;
+use std::fs::Metadata;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::checkpoint::map::Mapping;
+use crate::checkpoint::map::SLOTS;
+use crate::format::replace::FileKind;
+
+/// Why bytes of a file cannot be had, or cannot be trusted.
+#[derive(Debug, Error)]
+pub enum SourceError {
+    /// Nothing has this path, or a symbolic link on the way leads nowhere.
+    #[error("`{}` does not exist", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The user may not read the file or enter a directory on the way.
+    #[error("`{}` may not be read by this user", path.display())]
+    Denied {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file cannot be opened for another reason.
+    #[error("`{}` cannot be opened", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The path names something that is no regular file.
+    #[error("`{}` is {found}, expected a regular file", path.display())]
+    NotRegular {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: FileKind,
+    },
+    /// The range does not lie within the file.
+    #[error("`{}` has {bytes} bytes, but {len} bytes at {offset} were asked for", path.display())]
+    Range {
+        /// The file.
+        path: PathBuf,
+        /// First byte asked for.
+        offset: u64,
+        /// Number of bytes asked for.
+        len: u64,
+        /// Length of the file when it was opened.
+        bytes: u64,
+    },
+    /// The file has become shorter since it was opened.
+    #[error("`{}` was truncated while it was read: expected {expected} bytes, found {found}", path.display())]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// Length when it was opened.
+        expected: u64,
+        /// Length now.
+        found: u64,
+    },
+    /// A page of the mapping could not be read although the file is long enough.
+    #[error("`{}` cannot be read at byte {offset}: input/output error", path.display())]
+    Fault {
+        /// The file.
+        path: PathBuf,
+        /// Where the page is, or the byte that was touched.
+        offset: u64,
+    },
+    /// Reading, or asking for the file's status, failed.
+    #[error("`{}` cannot be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file was written to since it was opened.
+    #[error(
+        "`{}` changed while it was read: expected {} bytes modified at {}, found {} bytes modified at {}",
+        path.display(), expected.bytes, Instant(expected.modified), found.bytes, Instant(found.modified)
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// Identity when it was opened.
+        expected: FileIdentity,
+        /// Identity now.
+        found: FileIdentity,
+    },
+    /// There is no memory to read the range into.
+    #[error("no memory for {len} bytes of `{}`", path.display())]
+    Memory {
+        /// The file.
+        path: PathBuf,
+        /// Number of bytes asked for.
+        len: usize,
+    },
+}
+
+/// How bytes are reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Through a read-only shared mapping: no copy.
+    Mapped,
+    /// By `pread(2)` into the caller's buffer.
+    Pread,
+}
+
+/// Which file this is, and in which state.
+///
+/// The time of the last status change is left out on purpose: it moves when
+/// the path is replaced by a newer file, which the open descriptor survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileIdentity {
+    /// Device that holds the file.
+    pub device: u64,
+    /// Number of the file on that device.
+    pub inode: u64,
+    /// Length.
+    pub bytes: u64,
+    /// Time of the last modification: seconds since 1970 and nanoseconds.
+    pub modified: (i64, i64),
+}
+
+impl FileIdentity {
+    fn new(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+}
+
+/// Seconds and nanoseconds, printed as a decimal fraction.
+struct Instant((i64, i64));
+
+impl fmt::Display for Instant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self((secs, nanos)) = self;
+        write!(f, "{secs}.{nanos:09}")
+    }
+}
+
+/// The bytes of one regular file, opened for reading.
+///
+/// Holds one descriptor for as long as it lives, so a path that is replaced
+/// meanwhile changes nothing here.
+#[derive(Debug)]
+pub struct ByteSource {
+    path: PathBuf,
+    file: File,
+    identity: FileIdentity,
+    mapping: Option<Mapping>,
+}
+
+impl ByteSource {
+    /// The file at `path`; symbolic links are followed.
+    ///
+    /// Never blocks on a FIFO. [`Access::Mapped`] becomes [`Access::Pread`]
+    /// where mapping is impossible: the file is empty, its file system cannot
+    /// map, the address space is used up, or 8192 files are mapped already.
+    ///
+    /// # Errors
+    /// [`SourceError::Missing`], [`SourceError::Denied`], [`SourceError::Open`]
+    /// and [`SourceError::NotRegular`].
+    pub fn open(path: &Path, access: Access) -> Result<Self, SourceError> {
+        let failed = |source: io::Error| {
+            let path = path.to_path_buf();
+            match source.kind() {
+                io::ErrorKind::NotFound => SourceError::Missing { path, source },
+                io::ErrorKind::PermissionDenied => SourceError::Denied { path, source },
+                _ => SourceError::Open { path, source },
+            }
+        };
+        // Asked before opening, because opening a device can act on it and
+        // opening a socket fails without saying why; and again afterwards,
+        // because the path may have changed hands in between.
+        require_regular(path, &std::fs::metadata(path).map_err(failed)?)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
+            .open(path)
+            .map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        require_regular(path, &metadata)?;
+        let identity = FileIdentity::new(&metadata);
+        let mapping = match access {
+            Access::Mapped => Mapping::new(&file, identity.bytes, &SLOTS),
+            Access::Pread => None,
+        };
+        Ok(Self {
+            path: path.to_path_buf(),
+            file,
+            identity,
+            mapping,
+        })
+    }
+
+    /// The path as it was given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Length of the file when it was opened.
+    pub fn bytes(&self) -> u64 {
+        self.identity.bytes
+    }
+
+    /// Identity of the file when it was opened.
+    pub fn identity(&self) -> FileIdentity {
+        self.identity
+    }
+
+    /// How bytes are in fact reached; see [`ByteSource::open`].
+    pub fn access(&self) -> Access {
+        match self.mapping {
+            Some(_) => Access::Mapped,
+            None => Access::Pread,
+        }
+    }
+
+    /// Bytes `[offset, offset + len)`: borrowed from the mapping, or read into
+    /// `scratch`, which then grows to `len` but never shrinks.
+    ///
+    /// Borrowed bytes are what the file holds when they are looked at. Call
+    /// [`ByteSource::check_fault`] after using them.
+    ///
+    /// # Errors
+    /// [`SourceError::Range`] if the range passes the end of the file,
+    /// [`SourceError::Truncated`] if the file has become shorter,
+    /// [`SourceError::Fault`], [`SourceError::Read`] and [`SourceError::Memory`].
+    pub fn read<'a>(
+        &'a self,
+        offset: u64,
+        len: usize,
+        scratch: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8], SourceError> {
+        let range = || SourceError::Range {
+            path: self.path.clone(),
+            offset,
+            len: len as u64,
+            bytes: self.identity.bytes,
+        };
+        let end = offset.checked_add(len as u64).ok_or_else(range)?;
+        if end > self.identity.bytes {
+            return Err(range());
+        }
+        if len == 0 {
+            return Ok(&[]);
+        }
+        if let Some(mapping) = &self.mapping {
+            if mapping.fault().is_some() {
+                self.check_fault()?;
+            }
+            let start = usize::try_from(offset).map_err(|_| range())?;
+            return mapping.map.get(start..start + len).ok_or_else(range);
+        }
+        if scratch.len() < len {
+            scratch
+                .try_reserve(len - scratch.len())
+                .map_err(|_| SourceError::Memory {
+                    path: self.path.clone(),
+                    len,
+                })?;
+            scratch.resize(len, 0);
+        }
+        let bytes = &mut scratch[..len];
+        self.pread(offset, bytes)?;
+        Ok(bytes)
+    }
+
+    fn pread(&self, offset: u64, bytes: &mut [u8]) -> Result<(), SourceError> {
+        match self.file.read_exact_at(bytes, offset) {
+            Err(source) if source.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(SourceError::Truncated {
+                    path: self.path.clone(),
+                    expected: self.identity.bytes,
+                    found: self.identity_now()?.bytes,
+                })
+            }
+            result => result.map_err(|source| SourceError::Read {
+                path: self.path.clone(),
+                source,
+            }),
+        }
+    }
+
+    /// Agrees that the mapped bytes read so far were the file's.
+    ///
+    /// Asks the file for its length too, because the part of the last page
+    /// behind a new end reads as zeros without any fault. Always agrees under
+    /// [`Access::Pread`], where [`ByteSource::read`] itself fails.
+    ///
+    /// # Errors
+    /// [`SourceError::Truncated`] or [`SourceError::Fault`].
+    pub fn check_fault(&self) -> Result<(), SourceError> {
+        let Some(mapping) = &self.mapping else {
+            return Ok(());
+        };
+        let fault = mapping.fault();
+        let found = self.identity_now()?.bytes;
+        let path = || self.path.clone();
+        if found < self.identity.bytes {
+            return Err(SourceError::Truncated {
+                path: path(),
+                expected: self.identity.bytes,
+                found,
+            });
+        }
+        match fault {
+            Some(offset) => Err(SourceError::Fault {
+                path: path(),
+                offset,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Agrees that the file was neither written to nor resized since it was
+    /// opened, as far as its length and time of modification tell.
+    ///
+    /// It is the open file that is asked, not the path: a path that now names
+    /// a newer file is fine, because the bytes read are the old one's.
+    ///
+    /// # Errors
+    /// [`SourceError::Changed`], and what [`ByteSource::check_fault`] says.
+    pub fn check_unchanged(&self) -> Result<(), SourceError> {
+        self.check_fault()?;
+        let found = self.identity_now()?;
+        if found != self.identity {
+            return Err(SourceError::Changed {
+                path: self.path.clone(),
+                expected: self.identity,
+                found,
+            });
+        }
+        Ok(())
+    }
+
+    /// Drops the resident pages of a range that will not be read again soon,
+    /// rounded outward to whole pages. They come back if they are read again,
+    /// so slices that are still borrowed stay right.
+    pub fn release(&self, offset: u64, len: u64) {
+        let Some(mapping) = &self.mapping else {
+            return;
+        };
+        let end = offset.saturating_add(len).min(self.identity.bytes);
+        let (Ok(start), Ok(end)) = (usize::try_from(offset), usize::try_from(end)) else {
+            return;
+        };
+        if start < end {
+            mapping.release(start, end - start);
+        }
+    }
+
+    fn identity_now(&self) -> Result<FileIdentity, SourceError> {
+        match self.file.metadata() {
+            Ok(metadata) => Ok(FileIdentity::new(&metadata)),
+            Err(source) => Err(SourceError::Read {
+                path: self.path.clone(),
+                source,
+            }),
+        }
+    }
+}
+
+fn require_regular(path: &Path, metadata: &Metadata) -> Result<(), SourceError> {
+    match FileKind::from(metadata.file_type()) {
+        FileKind::File => Ok(()),
+        found => Err(SourceError::NotRegular {
+            path: path.to_path_buf(),
+            found,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+    use std::process::Command;
+    use std::sync::Barrier;
+    use std::thread;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BOTH: [Access; 2] = [Access::Mapped, Access::Pread];
+
+    fn set_len(path: &Path, bytes: u64) {
+        File::options()
+            .write(true)
+            .open(path)
+            .unwrap()
+            .set_len(bytes)
+            .unwrap();
+    }
+
+    /// Byte `i` of the files below: never 0, so that zero pages show.
+    fn pattern(len: usize) -> Vec<u8> {
+        (0..len).map(|i| (i % 251) as u8 + 1).collect()
+    }
+
+    #[test]
+    fn both_ways_read_the_same_bytes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        fs::write(&path, pattern(70_001)).unwrap();
+        let link = directory.path().join("link");
+        symlink("a", &link).unwrap();
+        for access in BOTH {
+            let source = ByteSource::open(&link, access).unwrap();
+            assert_eq!(source.access(), access);
+            assert_eq!(source.bytes(), 70_001);
+            assert_eq!(source.path(), link);
+            let mut scratch = Vec::new();
+            assert_eq!(
+                source.read(0, 70_001, &mut scratch).unwrap(),
+                pattern(70_001)
+            );
+            source.release(4_097, 60_000);
+            source.release(70_000, u64::MAX);
+            source.release(u64::MAX, 1);
+            assert_eq!(
+                source.read(4_000, 300, &mut scratch).unwrap(),
+                &pattern(4_300)[4_000..]
+            );
+            source.check_fault().unwrap();
+            source.check_unchanged().unwrap();
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn arbitrary_ranges_agree(
+            content in proptest::collection::vec(any::<u8>(), 0..10_000),
+            ranges in proptest::collection::vec((0_u64..11_000, 0_usize..11_000), 1..20),
+        ) {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("a");
+            fs::write(&path, &content).unwrap();
+            let sources = BOTH.map(|access| ByteSource::open(&path, access).unwrap());
+            let mut scratch = Vec::new();
+            for (offset, len) in ranges {
+                let expected = content.get(offset as usize..offset as usize + len);
+                for source in &sources {
+                    source.release(offset, len as u64);
+                    match source.read(offset, len, &mut scratch) {
+                        Ok(found) => prop_assert_eq!(Some(found), expected),
+                        Err(SourceError::Range { .. }) => prop_assert_eq!(None, expected),
+                        Err(other) => panic!("{other}"),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ranges_outside_the_file_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        fs::write(&path, b"12345").unwrap();
+        for access in BOTH {
+            let source = ByteSource::open(&path, access).unwrap();
+            for (offset, len) in [(5, 1), (0, 6), (6, 0), (u64::MAX, 1), (1, usize::MAX)] {
+                let result = source
+                    .read(offset, len, &mut Vec::new())
+                    .map(<[u8]>::to_vec);
+                assert!(
+                    matches!(result, Err(SourceError::Range { bytes: 5, .. })),
+                    "{offset} {len}: {result:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_file_has_nothing_to_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        fs::write(&path, b"").unwrap();
+        for access in BOTH {
+            let source = ByteSource::open(&path, access).unwrap();
+            assert_eq!(source.read(0, 0, &mut Vec::new()).unwrap(), b"");
+            source.release(0, 1);
+            source.check_unchanged().unwrap();
+        }
+    }
+
+    #[test]
+    fn only_regular_files_open() {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("fifo");
+        assert!(
+            Command::new("mkfifo")
+                .arg(&fifo)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let socket = directory.path().join("socket");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let link = directory.path().join("link");
+        symlink("fifo", &link).unwrap();
+        let check = |path: &Path, expected| {
+            for access in BOTH {
+                match ByteSource::open(path, access) {
+                    Err(SourceError::NotRegular { found, .. }) => assert_eq!(found, expected),
+                    other => panic!("{path:?}: {other:?}"),
+                }
+            }
+        };
+        check(directory.path(), FileKind::Directory);
+        check(&fifo, FileKind::Fifo);
+        check(&link, FileKind::Fifo);
+        check(&socket, FileKind::Socket);
+        check(Path::new("/dev/null"), FileKind::Device);
+    }
+
+    #[test]
+    fn missing_files_say_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("missing");
+        let link = directory.path().join("link");
+        symlink("missing", &link).unwrap();
+        for path in [&missing, &link] {
+            let error = ByteSource::open(path, Access::Mapped).unwrap_err();
+            assert!(matches!(error, SourceError::Missing { .. }), "{error:?}");
+            assert_eq!(
+                error.to_string(),
+                format!("`{}` does not exist", path.display())
+            );
+        }
+    }
+
+    #[test]
+    fn a_forbidden_file_is_denied() {
+        const CHILD: &str = "SMS_MERGE_TEST_DENIED";
+        if let Some(path) = std::env::var_os(CHILD) {
+            let error = ByteSource::open(Path::new(&path), Access::Mapped).unwrap_err();
+            assert!(matches!(error, SourceError::Denied { .. }), "{error:?}");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let path = directory.path().join("a");
+        fs::write(&path, b"1").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+        let executable = std::env::current_exe().unwrap();
+        // Root reads everything: become somebody else.
+        let mut command = if rustix::process::geteuid().is_root() {
+            let mut command = Command::new("setpriv");
+            command
+                .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+                .arg(executable);
+            command
+        } else {
+            Command::new(executable)
+        };
+        let test = "checkpoint::map::source::tests::a_forbidden_file_is_denied";
+        match command.args(["--exact", test]).env(CHILD, &path).output() {
+            Ok(output) => {
+                let text = String::from_utf8_lossy(&output.stdout);
+                assert!(text.contains("1 passed"), "{text}");
+            }
+            Err(error) => println!("skipped: `setpriv` cannot be run: {error}"),
+        }
+    }
+
+    #[test]
+    fn truncation_under_pread_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        fs::write(&path, pattern(9_000)).unwrap();
+        let source = ByteSource::open(&path, Access::Pread).unwrap();
+        set_len(&path, 5_000);
+        let mut scratch = Vec::new();
+        assert_eq!(source.read(0, 5_000, &mut scratch).unwrap(), pattern(5_000));
+        let error = source.read(1_000, 8_000, &mut scratch).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                SourceError::Truncated {
+                    expected: 9_000,
+                    found: 5_000,
+                    ..
+                }
+            ),
+            "{error:?}"
+        );
+    }
+
+    #[test]
+    fn truncation_under_a_mapping_is_an_error_in_every_thread() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        let len = 64 * 4_096_usize + 17;
+        let expected = pattern(len);
+        for round in 0..120_usize {
+            // To a page boundary, past one, into the last page, and to nothing.
+            let new_len = [4_096 * 3, 4_096 * 5 + 100, len as u64 - 10, 0][round % 4];
+            fs::write(&path, &expected).unwrap();
+            let source = ByteSource::open(&path, Access::Mapped).unwrap();
+            assert_eq!(source.access(), Access::Mapped);
+            let barrier = Barrier::new(5);
+            thread::scope(|scope| {
+                for thread in 0..4 {
+                    let (source, barrier, expected) = (&source, &barrier, &expected);
+                    scope.spawn(move || {
+                        let mut scratch = Vec::new();
+                        barrier.wait();
+                        loop {
+                            let Ok(bytes) = source.read(0, len, &mut scratch) else {
+                                break;
+                            };
+                            // Half of the threads start at the end.
+                            let pages = bytes.chunks(4_096).zip(expected.chunks(4_096));
+                            let same = if thread % 2 == 0 {
+                                pages.into_iter().all(|(a, b)| a == b)
+                            } else {
+                                pages.rev().all(|(a, b)| a == b)
+                            };
+                            if let Err(error) = source.check_fault() {
+                                assert!(
+                                    matches!(error, SourceError::Truncated { found, .. }
+                                        if found == new_len),
+                                    "{error:?}"
+                                );
+                                break;
+                            }
+                            assert!(same, "wrong bytes passed for right");
+                            source.release(0, len as u64);
+                        }
+                    });
+                }
+                barrier.wait();
+                set_len(&path, new_len);
+            });
+            assert!(source.check_fault().is_err());
+            assert!(source.check_unchanged().is_err());
+        }
+    }
+
+    #[test]
+    fn a_fault_in_one_file_leaves_the_others_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = |name: &str| {
+            let path = directory.path().join(name);
+            fs::write(&path, pattern(20_000)).unwrap();
+            ByteSource::open(&path, Access::Mapped).unwrap()
+        };
+        let (first, second, third) = (open("a"), open("b"), open("c"));
+        drop(first);
+        set_len(second.path(), 0);
+        let mut scratch = Vec::new();
+        let bytes = second.read(0, 20_000, &mut scratch).unwrap();
+        assert_eq!(bytes[10_000], 0);
+        assert!(second.check_fault().is_err());
+        // Growing back does not heal: the zero pages stay.
+        set_len(second.path(), 20_000);
+        let error = second.check_fault().unwrap_err();
+        assert!(
+            matches!(error, SourceError::Fault { offset: 10_000, .. }),
+            "{error:?}"
+        );
+        let mut scratch = Vec::new();
+        assert!(second.read(0, 1, &mut scratch).is_err());
+        assert_eq!(
+            third.read(0, 20_000, &mut scratch).unwrap(),
+            pattern(20_000)
+        );
+        third.check_unchanged().unwrap();
+    }
+
+    #[test]
+    fn a_written_file_has_changed_and_a_replaced_path_has_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        fs::write(&path, pattern(100)).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        for access in BOTH {
+            let source = ByteSource::open(&path, access).unwrap();
+            let other = directory.path().join("b");
+            fs::write(&other, b"other").unwrap();
+            let kept = directory.path().join("kept");
+            fs::hard_link(&path, &kept).unwrap();
+            fs::rename(&other, &path).unwrap();
+            source.check_unchanged().unwrap();
+            assert_eq!(source.read(0, 100, &mut Vec::new()).unwrap(), pattern(100));
+            assert_ne!(
+                source.identity(),
+                ByteSource::open(&path, access).unwrap().identity()
+            );
+            fs::rename(&kept, &path).unwrap();
+
+            file.write_all_at(b"!", 0).unwrap();
+            let error = source.check_unchanged().unwrap_err();
+            assert!(matches!(error, SourceError::Changed { .. }), "{error:?}");
+            file.set_modified(std::time::UNIX_EPOCH).unwrap();
+            file.write_all_at(&pattern(1), 0).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        }
+    }
+}
