@@ -406,6 +406,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::format::replace::Durability;
+    use crate::format::replace::Existing;
+    use crate::format::replace::StagedFile;
+    use crate::format::replace::Target;
 
     const BOTH: [Access; 2] = [Access::Mapped, Access::Pread];
 
@@ -693,6 +697,26 @@ mod tests {
             pattern(20_000)
         );
         third.check_unchanged().unwrap();
+    }
+
+    #[test]
+    fn truncated_bytes_are_written_and_then_reported() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        let len = 300_000;
+        fs::write(&path, pattern(len)).unwrap();
+        let source = ByteSource::open(&path, Access::Mapped).unwrap();
+        let target = Target::for_file(&directory.path().join("b"), Existing::Refuse).unwrap();
+        let staged = StagedFile::create(&target, len as u64, Durability::Unsynced).unwrap();
+        let mut scratch = Vec::new();
+        let bytes = source.read(0, len, &mut scratch).unwrap();
+        set_len(&path, 5_000);
+        staged.write_at(bytes, 0).unwrap();
+        let error = source.check_fault().unwrap_err();
+        assert!(
+            matches!(error, SourceError::Truncated { found: 5_000, .. }),
+            "{error:?}"
+        );
     }
 
     #[test]
