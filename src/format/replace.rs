@@ -38,6 +38,7 @@ mod file;
 mod kind;
 mod parent;
 mod sibling;
+mod swap;
 mod target;
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -38,6 +39,7 @@ pub(super) enum Staging {
     Named,
 }
 
+/// A file of known length without its name; dropped, it is gone.
 #[derive(Debug)]
 pub(super) struct Draft {
     parent: Arc<Parent>,
@@ -239,9 +241,9 @@ impl Draft {
         Ok(())
     }
 
-    /// Brings everything on the file's device to it.
-    pub(super) fn sync_file_system(&self) -> io::Result<()> {
-        Ok(rustix::fs::syncfs(&self.file)?)
+    /// Brings the names in the directory around the file to the device.
+    pub(super) fn sync_parent(&self) -> io::Result<()> {
+        self.parent.sync(&self.file)
     }
 
     fn link(&self, directory: &Parent, name: &OsStr) -> rustix::io::Result<()> {
@@ -269,7 +271,7 @@ impl Draft {
 /// Names a failure for lack of space as such, and any other as `otherwise` does.
 pub(super) fn space_or(
     parent: &Parent,
-    path: &std::path::Path,
+    path: &Path,
     bytes: u64,
     source: io::Error,
     otherwise: impl FnOnce(io::Error) -> ReplaceError,

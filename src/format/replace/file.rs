@@ -85,10 +85,8 @@ impl StagedFile {
         }
         if synced {
             let path = self.target.path().to_path_buf();
-            self.target
-                .parent
-                .sync()
-                .or_else(|_| self.draft.sync_file_system())
+            self.draft
+                .sync_parent()
                 .map_err(|source| ReplaceError::SyncParent { path, source })?;
         }
         Ok(())

@@ -2,8 +2,11 @@
 //! whatever becomes of its path.
 
 use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -60,8 +63,7 @@ impl Parent {
     }
 
     /// What is in the directory, `.` and `..` left out.
-    pub(super) fn names(&self) -> rustix::io::Result<Vec<std::ffi::OsString>> {
-        use std::os::unix::ffi::OsStrExt;
+    pub(super) fn names(&self) -> rustix::io::Result<Vec<OsString>> {
         let mut names = Vec::new();
         for entry in Dir::read_from(self.listable()?)? {
             let entry = entry?;
@@ -75,16 +77,20 @@ impl Parent {
     }
 
     /// Brings the names in this directory to the device.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        match self.listable() {
-            Ok(fd) => match rustix::fs::fsync(&fd) {
-                // Some file systems have nothing to sync in a directory.
-                Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-                result => Ok(result?),
-            },
-            // A directory may be writable without being readable; then it is
-            // the caller who syncs the file system through another descriptor.
-            Err(error) => Err(error.into()),
+    ///
+    /// A directory may be writable without being readable, and then cannot be
+    /// synced alone: `neighbour`, open on the same device, is the way to sync
+    /// all of it.
+    pub(super) fn sync(&self, neighbour: impl AsFd) -> io::Result<()> {
+        let fd = match self.listable() {
+            Ok(fd) => fd,
+            Err(Errno::ACCESS) => return Ok(rustix::fs::syncfs(neighbour)?),
+            Err(error) => return Err(error.into()),
+        };
+        match rustix::fs::fsync(&fd) {
+            // Some file systems have nothing to sync in a directory.
+            Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            result => Ok(result?),
         }
     }
 

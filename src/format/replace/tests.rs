@@ -17,8 +17,8 @@ use std::thread;
 
 use tempfile::TempDir;
 
-use super::directory::Swap;
 use super::draft::Staging;
+use super::swap::Swap;
 use super::*;
 
 const WAYS: [Staging; 2] = [Staging::Unnamed, Staging::Named];
@@ -88,8 +88,8 @@ fn child(test: &str, wrapper: &[&str], value: &Path) -> Option<()> {
     Some(())
 }
 
-/// Words that run a command in mount namespace with `mount` as set-up; `$CHILD`
-/// is at hand in it.
+/// Runs one test of this binary again, in a mount namespace that the shell
+/// command `mount` has set up; skips where that is not allowed.
 fn with_mount(test: &str, mount: &str, directory: &Path) {
     let script = format!("{mount} || exit 77; exec \"$0\" \"$@\"");
     let own = ["unshare", "--mount", "sh", "-c", &script];
@@ -452,6 +452,34 @@ fn a_full_disk_is_named_as_such() {
         drop(fits);
     }
     assert_eq!(fs::read(&path).unwrap(), b"old");
+}
+
+#[test]
+fn a_file_past_the_permitted_size_is_named_as_such() {
+    let Some(directory) = std::env::var_os(CHILD).map(PathBuf::from) else {
+        let directory = TempDir::new().unwrap();
+        let script = "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\"";
+        let test = "a_file_past_the_permitted_size_is_named_as_such";
+        child(test, &["sh", "-c", script], directory.path()).unwrap();
+        return;
+    };
+    let target = Target::for_file(&directory.join("soup"), Existing::Refuse).unwrap();
+    for staging in WAYS {
+        let error =
+            StagedFile::create_as(&target, 1 << 20, Durability::Synced, staging).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                ReplaceError::TooLarge {
+                    bytes: 0x10_0000,
+                    ..
+                }
+            ),
+            "{error:?}"
+        );
+        assert_eq!(error.kind(), Failure::Space);
+        assert_eq!(names(&directory), [""; 0]);
+    }
 }
 
 #[test]
