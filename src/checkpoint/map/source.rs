@@ -1,5 +1,5 @@
 //! A file opened for reading, by mapping or by `pread(2)`, and what can go
-//! wrong with it. Contains no unsafe code.
+//! wrong with it.
 
 use std::fmt;
 use std::fs::File;

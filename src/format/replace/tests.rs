@@ -18,6 +18,7 @@ use std::thread;
 use tempfile::TempDir;
 
 use super::draft::Staging;
+use super::sibling::Sibling;
 use super::swap::Swap;
 use super::*;
 
@@ -643,6 +644,27 @@ fn a_directory_with_foreign_files_is_not_replaced() {
         let staged = stage_directory(&path, &[("a", "1")], Staging::Unnamed);
         fs::write(path.join("late"), "").unwrap();
         check(staged.publish_as(swap), "late");
+        assert_eq!(names(&path), ["late"]);
+        assert_eq!(names(outer.path()), ["soup"]);
+    }
+}
+
+#[test]
+fn a_foreign_file_that_comes_last_undoes_the_exchange() {
+    for swap in [Swap::Exchange, Swap::MoveAside] {
+        let outer = TempDir::new().unwrap();
+        let path = outer.path().join("soup");
+        fs::create_dir(&path).unwrap();
+        let staged = stage_directory(&path, &[("a", "1")], Staging::Unnamed);
+        fs::write(path.join("late"), "late").unwrap();
+        let target = Target::for_directory(&path, Existing::Replace).unwrap();
+        let (new, sibling) =
+            Sibling::create_directory(&target.parent, &target.name, rustix::fs::Mode::RWXU)
+                .unwrap();
+        fs::write(new.path.join("a"), "1").unwrap();
+        // As `publish` does, but past its own look at the old directory.
+        let error = staged.replace(sibling, swap).unwrap_err();
+        assert!(matches!(error, ReplaceError::Foreign { .. }), "{error:?}");
         assert_eq!(names(&path), ["late"]);
         assert_eq!(names(outer.path()), ["soup"]);
     }
