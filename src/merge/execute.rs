@@ -24,7 +24,6 @@ use crate::merge::plan::Slot;
 use crate::merge::tile::Scratch;
 use crate::merge::tile::TileRange;
 use crate::tensor::Shape;
-use crate::tensor::TILE_ELEMENTS;
 use crate::tensor::tile_elements;
 
 /// Watches a pass and may end it.
@@ -69,7 +68,7 @@ pub(super) struct Job<'a> {
 
 /// Elements after which a worker looks for its next run of tiles: 1 MiB of F32, so
 /// that the threads seldom meet at the output file's lock.
-const UNIT_ELEMENTS: u64 = 4 * TILE_ELEMENTS;
+const UNIT_ELEMENTS: u64 = 1 << 18;
 /// Most tiles in a run: bounds what a worker holds of many small tensors.
 const UNIT_TILES: usize = 1024;
 /// Most bytes of output that are gathered for one write.
