@@ -15,4 +15,6 @@ pub use policy::{
     DENSE_ZERO_FRACTION, DRIFT_TOLERANCE, Expectation, MismatchPolicy, NamePatterns, Resolution,
     Rules,
 };
+pub(crate) use mismatch::whole_mask_digest;
+pub(crate) use scan::mask_digest;
 pub use scan::{MaskTally, PieceMasks};

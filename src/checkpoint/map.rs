@@ -298,37 +298,42 @@ mod tests {
     use std::fs;
     use std::io::Write;
     use std::os::unix::process::ExitStatusExt;
+    use std::path::Path;
+    use std::path::PathBuf;
     use std::process::Command;
-    use std::process::Stdio;
 
     use super::*;
 
     const CHILD: &str = "SMS_MERGE_TEST_WILD_FAULT";
 
     /// Runs one test of this binary again, in a process that may be killed.
-    fn child(test: &str, value: &str) -> Command {
+    fn child(test: &str, path: &Path) -> Command {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
             .args(["--exact", test, "--nocapture"])
-            .env(CHILD, value)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+            .env(CHILD, path);
         command
     }
 
     #[test]
     fn a_fault_outside_our_mappings_kills() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("guarded");
-        fs::write(&path, vec![1_u8; 10_000]).unwrap();
-        let Ok(role) = std::env::var(CHILD) else {
-            for role in ["wild", "guarded"] {
+        let Some(path) = std::env::var_os(CHILD).map(PathBuf::from) else {
+            // The second role proves that the first dies of the wild fault.
+            for (role, expected) in [("wild", Some(libc::SIGBUS)), ("guarded", None)] {
+                let directory = tempfile::tempdir().unwrap();
+                let path = directory.path().join(role);
+                fs::write(&path, vec![1_u8; 10_000]).unwrap();
                 let test = "checkpoint::map::tests::a_fault_outside_our_mappings_kills";
-                let status = child(test, role).status().unwrap();
-                // The second role proves that the first dies of the wild fault.
-                let expected = (role == "wild").then_some(libc::SIGBUS);
-                assert_eq!(status.signal(), expected, "{role}: {status}");
-                assert!(role == "wild" || status.success(), "{status}");
+                let output = child(test, &path).output().unwrap();
+                let text = String::from_utf8_lossy(&output.stdout);
+                assert_eq!(output.status.signal(), expected, "{role}: {text}");
+                assert_eq!(
+                    text.contains("1 passed"),
+                    expected.is_none(),
+                    "{role}: {text}"
+                );
+                let len = fs::metadata(&path).unwrap().len();
+                assert_eq!(len, 0, "{role} ended before its fault");
             }
             return;
         };
@@ -350,7 +355,7 @@ mod tests {
                 ..
             })
         ));
-        if role == "guarded" {
+        if path.ends_with("guarded") {
             return;
         }
         let mut file = tempfile::tempfile().unwrap();

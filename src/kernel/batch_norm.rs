@@ -5,7 +5,7 @@ use crate::kernel::KernelError;
 use crate::kernel::Weights;
 use crate::kernel::check_lengths;
 use crate::kernel::double::weighted_mean;
-use crate::kernel::reference::load;
+use crate::kernel::reference::value_at;
 use crate::kernel::reference::store;
 use crate::tensor::Dtype;
 
@@ -32,14 +32,14 @@ pub fn pooled_variance(
     let values = weights.values();
     for j in 0..n {
         let mean = weighted_mean(
-            variances.iter().map(|&input| load(input, j)),
+            variances.iter().map(|&input| value_at(input, j)),
             values,
             weights.wide_divisor(),
         );
         let mut spread = 0.0;
         for (k, &later) in means.iter().enumerate() {
             for (i, &earlier) in means[..k].iter().enumerate() {
-                let distance = load(earlier, j) - load(later, j);
+                let distance = value_at(earlier, j) - value_at(later, j);
                 spread += values[i] * values[k] * distance * distance;
             }
         }

@@ -10,8 +10,11 @@ use crate::tensor::Dtype;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reference;
 
-/// Element `index` of `bytes`, exactly, as `f64`.
-pub(super) fn load(input: Input<'_>, index: usize) -> f64 {
+/// Element `index` of an input, exactly, as `f64`.
+///
+/// # Panics
+/// If there is no such element.
+pub fn value_at(input: Input<'_>, index: usize) -> f64 {
     fn at<E: Element<Bytes = [u8; N]>, const N: usize>(bytes: &[u8], index: usize) -> f64 {
         E::widen(bytes.as_chunks::<N>().0[index])
     }
@@ -94,7 +97,7 @@ impl Backend for Reference {
         let mut counts = Counts::default();
         out.fill(0);
         for &j in &retained {
-            let values = inputs.iter().map(|&input| load(input, j));
+            let values = inputs.iter().map(|&input| value_at(input, j));
             let mean = if needs_double_double(out_dtype, inputs) {
                 weighted_mean(values, weights.values(), weights.wide_divisor())
             } else {
@@ -111,7 +114,7 @@ impl Backend for Reference {
         if let Some(gram) = gram {
             let columns: Vec<Vec<f64>> = inputs
                 .iter()
-                .map(|&input| retained.iter().map(|&j| load(input, j)).collect())
+                .map(|&input| retained.iter().map(|&j| value_at(input, j)).collect())
                 .collect();
             gram.add_piece(|i| &columns[i]);
         }

@@ -1,5 +1,5 @@
 //! A file opened for reading, by mapping or by `pread(2)`, and what can go
-//! wrong with it. Contains no unsafe code.
+//! wrong with it.
 
 use std::fmt;
 use std::fs::File;
@@ -94,7 +94,7 @@ pub enum SourceError {
     /// The file was written to since it was opened.
     #[error(
         "`{}` changed while it was read: expected {} bytes modified at {}, found {} bytes modified at {}",
-        path.display(), expected.bytes, Instant(expected.modified), found.bytes, Instant(found.modified)
+        path.display(), expected.bytes, Timestamp(expected.modified), found.bytes, Timestamp(found.modified)
     )]
     Changed {
         /// The file.
@@ -151,9 +151,9 @@ impl FileIdentity {
 }
 
 /// Seconds and nanoseconds, printed as a decimal fraction.
-struct Instant((i64, i64));
+struct Timestamp((i64, i64));
 
-impl fmt::Display for Instant {
+impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self((secs, nanos)) = self;
         write!(f, "{secs}.{nanos:09}")
@@ -406,6 +406,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::format::replace::Durability;
+    use crate::format::replace::Existing;
+    use crate::format::replace::StagedFile;
+    use crate::format::replace::Target;
 
     const BOTH: [Access; 2] = [Access::Mapped, Access::Pread];
 
@@ -568,7 +572,7 @@ mod tests {
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let path = directory.path().join("a");
         fs::write(&path, b"1").unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
         let executable = std::env::current_exe().unwrap();
         // Root reads everything: become somebody else.
         let mut command = if rustix::process::geteuid().is_root() {
@@ -632,10 +636,7 @@ mod tests {
                     scope.spawn(move || {
                         let mut scratch = Vec::new();
                         barrier.wait();
-                        loop {
-                            let Ok(bytes) = source.read(0, len, &mut scratch) else {
-                                break;
-                            };
+                        while let Ok(bytes) = source.read(0, len, &mut scratch) {
                             // Half of the threads start at the end.
                             let pages = bytes.chunks(4_096).zip(expected.chunks(4_096));
                             let same = if thread % 2 == 0 {
@@ -693,6 +694,26 @@ mod tests {
             pattern(20_000)
         );
         third.check_unchanged().unwrap();
+    }
+
+    #[test]
+    fn truncated_bytes_are_written_and_then_reported() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        let len = 300_000;
+        fs::write(&path, pattern(len)).unwrap();
+        let source = ByteSource::open(&path, Access::Mapped).unwrap();
+        let target = Target::for_file(&directory.path().join("b"), Existing::Refuse).unwrap();
+        let staged = StagedFile::create(&target, len as u64, Durability::Unsynced).unwrap();
+        let mut scratch = Vec::new();
+        let bytes = source.read(0, len, &mut scratch).unwrap();
+        set_len(&path, 5_000);
+        staged.write_at(bytes, 0).unwrap();
+        let error = source.check_fault().unwrap_err();
+        assert!(
+            matches!(error, SourceError::Truncated { found: 5_000, .. }),
+            "{error:?}"
+        );
     }
 
     #[test]

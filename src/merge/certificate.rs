@@ -1,0 +1,297 @@
+//! What a soup says about itself: how it came about, and the digests that prove it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::io::Read;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::Serialize;
+use sha2::Digest as _;
+use thiserror::Error;
+
+use crate::checkpoint::Checkpoint;
+use crate::connectivity::MismatchPolicy;
+use crate::connectivity::NamePatterns;
+use crate::kernel::Normalization;
+use crate::merge::options::IntegerPolicy;
+use crate::merge::options::MaskLayout;
+use crate::merge::options::MergeOptions;
+use crate::merge::options::Method;
+use crate::tensor::Digest;
+use crate::tensor::Dtype;
+
+/// Key of the certificate in `__metadata__`; its value is one JSON object.
+pub const CERTIFICATE_KEY: &str = "sms_merge";
+
+/// Version of the certificate's fields and of the definition of its digests.
+const FORMAT_VERSION: u32 = 1;
+
+/// Longest lineage in bytes of JSON that is copied from an ingredient; of a longer
+/// one only the digest is kept.
+const LINEAGE_LIMIT: usize = 1 << 20;
+
+/// What a soup says about itself.
+///
+/// In a soup of several files, each file's certificate lists that file's tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// Version of these fields.
+    pub format_version: u32,
+    /// Name and version of the program that wrote it.
+    pub tool: String,
+    /// How it came about.
+    #[serde(flatten)]
+    pub soup: SoupRecord,
+    /// The options that decided its bytes.
+    pub options: RecordedOptions,
+    /// Digest of the content of all its files.
+    pub content: Digest,
+    /// Elements of tensors that have a mask.
+    pub prunable: u64,
+    /// Those of them that are retained.
+    pub retained: u64,
+    /// Each stored tensor, by name.
+    pub tensors: BTreeMap<String, TensorRecord>,
+}
+
+/// How a soup came about: its own, or that of an ingredient that is itself a soup.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SoupRecord {
+    /// How the weights were chosen.
+    pub method: Method,
+    /// The weights, one per ingredient.
+    pub weights: Vec<f64>,
+    /// Whether the combination was divided by the sum of the weights.
+    pub normalized: bool,
+    /// Digest of all masks.
+    pub mask: Digest,
+    /// What was averaged, in order.
+    pub ingredients: Vec<IngredientRecord>,
+}
+
+/// One ingredient of a soup.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IngredientRecord {
+    /// Last component of its path.
+    pub name: String,
+    /// Digest of the tensors that were read.
+    pub digest: Digest,
+    /// SHA-256 of each of its files, if asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<FileDigest>,
+    /// How it came about, if it is a soup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soup: Option<Box<SoupRecord>>,
+}
+
+/// Cryptographic digest of a whole file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileDigest {
+    /// Name of the file.
+    pub name: String,
+    /// SHA-256 of its bytes in hexadecimal, as `sha256sum` prints it.
+    pub sha256: String,
+}
+
+/// The options that decided a soup's bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RecordedOptions {
+    /// What was done where masks differed.
+    pub on_mask_mismatch: MismatchPolicy,
+    /// Whether accidental zeros counted as a mismatch.
+    pub strict: bool,
+    /// Tensors declared prunable.
+    pub prunable: Vec<String>,
+    /// Tensors declared dense.
+    pub dense: Vec<String>,
+    /// Tensors that were merged; empty for all.
+    pub include: Vec<String>,
+    /// Tensors that were left out.
+    pub exclude: Vec<String>,
+    /// Element type that was asked for.
+    pub dtype: Option<String>,
+    /// What was done where integers differed.
+    pub on_integer_mismatch: IntegerPolicy,
+    /// Whether NaN and infinities were merged.
+    pub allow_non_finite: bool,
+    /// How masks are stored.
+    pub layout: MaskLayout,
+    /// Digest of the mask file, if one was given.
+    pub mask_file: Option<Digest>,
+    /// Whether running variances are pooled, so that batch norm's statistics have to
+    /// be estimated again before the soup is used.
+    pub batch_norm_pooled: bool,
+}
+
+/// What is certified of one stored tensor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorRecord {
+    /// Digest of its bytes.
+    pub content: Digest,
+    /// Its mask, if it has one.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<MaskRecord>,
+}
+
+/// What is certified of one mask.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MaskRecord {
+    /// Digest of the mask.
+    pub mask: Digest,
+    /// Elements that it retains.
+    pub retained: u64,
+    /// Retained elements whose value is zero: a mask read from zeros lacks them.
+    pub retained_zeros: u64,
+}
+
+/// A certificate that cannot be read.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CertificateError {
+    /// There is none.
+    #[error("`{path}` has no certificate: it was not written by sms-merge, or its metadata was dropped")]
+    Missing {
+        /// The checkpoint.
+        path: String,
+    },
+    /// It is malformed.
+    #[error("the certificate of `{path}` cannot be read")]
+    Malformed {
+        /// The checkpoint.
+        path: String,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// It was written by a later version of this program.
+    #[error("the certificate of `{path}` has version {found}, and this program knows {FORMAT_VERSION}")]
+    Version {
+        /// The checkpoint.
+        path: String,
+        /// Its version.
+        found: u32,
+    },
+}
+
+impl Certificate {
+    /// The certificate of a checkpoint, its files taken together.
+    ///
+    /// # Errors
+    /// [`CertificateError`] if there is none or it cannot be read.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Self, CertificateError> {
+        let path = || checkpoint.path().display().to_string();
+        let mut whole: Option<Self> = None;
+        for metadata in checkpoint.shard_metadata() {
+            let Some(text) = metadata.get(CERTIFICATE_KEY) else { continue };
+            let malformed = |source| CertificateError::Malformed { path: path(), source };
+            let certificate: Self = serde_json::from_str(text).map_err(malformed)?;
+            if certificate.format_version != FORMAT_VERSION {
+                return Err(CertificateError::Version { path: path(), found: certificate.format_version });
+            }
+            match &mut whole {
+                Some(whole) => whole.tensors.extend(certificate.tensors),
+                None => whole = Some(certificate),
+            }
+        }
+        whole.ok_or_else(|| CertificateError::Missing { path: path() })
+    }
+
+    pub(super) fn new(
+        soup: SoupRecord,
+        options: RecordedOptions,
+        content: Digest,
+        (prunable, retained): (u64, u64),
+        tensors: BTreeMap<String, TensorRecord>,
+    ) -> Self {
+        Self {
+            format_version: FORMAT_VERSION,
+            tool: concat!("sms-merge ", env!("CARGO_PKG_VERSION")).to_owned(),
+            soup,
+            options,
+            content,
+            prunable,
+            retained,
+            tensors,
+        }
+    }
+
+    /// As the value of [`CERTIFICATE_KEY`], with only the tensors that `holds` picks.
+    pub(super) fn to_json(&self, holds: impl Fn(&str) -> bool) -> String {
+        let mut part = self.clone();
+        part.tensors.retain(|name, _| holds(name));
+        serde_json::to_string(&part).expect("strings, numbers and maps with string keys have a JSON form")
+    }
+}
+
+impl SoupRecord {
+    pub(super) fn new(options: &MergeOptions, mask: Digest, ingredients: Vec<IngredientRecord>) -> Self {
+        Self {
+            method: options.method,
+            weights: options.weights.values().to_vec(),
+            normalized: options.weights.normalization() == Normalization::SumToOne,
+            mask,
+            ingredients,
+        }
+    }
+}
+
+impl IngredientRecord {
+    /// The record of a checkpoint; what it says of its own origin is copied.
+    pub(super) fn new(checkpoint: &Checkpoint, digest: Digest, files: Vec<FileDigest>) -> Self {
+        let soup = Certificate::of(checkpoint).ok().map(|certificate| Box::new(certificate.soup));
+        let is_short = |soup: &SoupRecord| serde_json::to_string(soup).is_ok_and(|text| text.len() <= LINEAGE_LIMIT);
+        Self { name: checkpoint.display_name(), digest, files, soup: soup.filter(|soup| is_short(soup)) }
+    }
+}
+
+impl RecordedOptions {
+    pub(super) fn new(options: &MergeOptions, mask_file: Option<Digest>, batch_norm_pooled: bool) -> Self {
+        Self {
+            on_mask_mismatch: options.rules.policy,
+            strict: options.rules.strict,
+            prunable: options.rules.prunable.texts(),
+            dense: options.rules.dense.texts(),
+            include: options.include.texts(),
+            exclude: options.exclude.texts(),
+            dtype: options.dtype.map(|dtype| dtype.name().to_owned()),
+            on_integer_mismatch: options.integers,
+            allow_non_finite: options.allow_non_finite,
+            layout: options.layout,
+            mask_file,
+            batch_norm_pooled,
+        }
+    }
+
+    /// Puts the recorded options in place of `options`' own.
+    pub(super) fn restore(&self, options: &mut MergeOptions) {
+        let patterns = |texts: &[String]| NamePatterns::new(texts).unwrap_or_default();
+        options.rules.policy = self.on_mask_mismatch;
+        options.rules.strict = self.strict;
+        options.rules.prunable = patterns(&self.prunable);
+        options.rules.dense = patterns(&self.dense);
+        options.include = patterns(&self.include);
+        options.exclude = patterns(&self.exclude);
+        options.dtype = self.dtype.as_deref().and_then(Dtype::from_name);
+        options.integers = self.on_integer_mismatch;
+        options.allow_non_finite = self.allow_non_finite;
+        options.layout = self.layout;
+    }
+}
+
+/// SHA-256 of a whole file, in hexadecimal.
+///
+/// # Errors
+/// What the system says of opening or reading it.
+pub fn sha256(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hasher = sha2::Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,0 +1,235 @@
+//! Tiles finish in any order and are entered in one: that of the output.
+
+use std::collections::BTreeMap;
+
+use crate::checkpoint::Ingredients;
+use crate::connectivity::DENSE_ZERO_FRACTION;
+use crate::connectivity::DRIFT_TOLERANCE;
+use crate::connectivity::Expectation;
+use crate::connectivity::MaskTally;
+use crate::connectivity::MismatchPolicy;
+use crate::connectivity::Rules;
+use crate::connectivity::TensorMask;
+use crate::kernel::Counts;
+use crate::kernel::Gram;
+use crate::merge::plan::MergePlan;
+use crate::merge::tile::TileOutcome;
+use crate::tensor::Digest;
+use crate::tensor::Digester;
+use crate::tensor::Dtype;
+use crate::tensor::Shape;
+
+/// What was found of one tensor.
+#[derive(Clone, Debug)]
+pub struct TensorOutcome {
+    /// Its mask; `None` if it could have none.
+    pub mask: Option<TensorMask>,
+    /// Digests of each ingredient's values.
+    pub values: Box<[Digest]>,
+    /// Digests of each ingredient's stored mask.
+    pub stored_masks: Box<[Option<Digest>]>,
+    /// Digest of the mask in the mask file.
+    pub given_mask: Option<Digest>,
+    /// Digest of the soup's values; `None` if none were computed.
+    pub content: Option<Digest>,
+    /// Digest of the soup's stored mask.
+    pub mask_content: Option<Digest>,
+    /// Retained coordinates of the soup that are zero or not finite.
+    pub counts: Counts,
+}
+
+/// What was found in one pass over all ingredients.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Every parameter, in the order of the plan.
+    pub tensors: Vec<TensorOutcome>,
+    /// Digest of what was read of each ingredient.
+    pub ingredients: Vec<Digest>,
+    /// Digest of what was read of the mask file.
+    pub mask_file: Option<Digest>,
+    /// Inner products of the ingredients over retained coordinates of weights.
+    pub gram: Option<Gram>,
+}
+
+/// Digests under construction of the one tensor whose tiles are being entered.
+struct OpenTensor {
+    index: usize,
+    tally: Option<MaskTally>,
+    mask: Digester,
+    values: Vec<Digester>,
+    stored_masks: Vec<Option<Digester>>,
+    given_mask: Option<Digester>,
+    content: Option<Digester>,
+    mask_content: Option<Digester>,
+    counts: Counts,
+}
+
+impl OpenTensor {
+    fn new(index: usize, first: &TileOutcome) -> Self {
+        Self {
+            index,
+            tally: first.tally.as_ref().map(|tally| MaskTally::new(tally.n_participants())),
+            mask: Digester::new(),
+            values: first.values.iter().map(|_| Digester::new()).collect(),
+            stored_masks: first.stored_masks.iter().map(|mask| mask.map(|_| Digester::new())).collect(),
+            given_mask: first.given_mask.map(|_| Digester::new()),
+            content: first.content.map(|_| Digester::new()),
+            mask_content: first.mask_content.map(|_| Digester::new()),
+            counts: Counts::default(),
+        }
+    }
+
+    fn enter(&mut self, tile: &TileOutcome) {
+        if let (Some(sum), Some(tally)) = (&mut self.tally, &tile.tally) {
+            sum.merge(tally);
+        }
+        let push = |digester: &mut Option<Digester>, digest: Option<Digest>| match digest {
+            Some(digest) => digester.iter_mut().for_each(|digester| digester.push(digest)),
+            // A tile that was not computed leaves no digest of the whole.
+            None => *digester = None,
+        };
+        if let Some(mask) = tile.mask {
+            self.mask.push(mask);
+        }
+        self.values.iter_mut().zip(&tile.values).for_each(|(digester, &digest)| digester.push(digest));
+        self.stored_masks.iter_mut().zip(&tile.stored_masks).for_each(|(digester, &digest)| push(digester, digest));
+        push(&mut self.given_mask, tile.given_mask);
+        push(&mut self.content, tile.content);
+        push(&mut self.mask_content, tile.mask_content);
+        self.counts.retained_zeros += tile.counts.retained_zeros;
+        self.counts.non_finite += tile.counts.non_finite;
+    }
+}
+
+/// A run of tiles that one worker took: tensor index, whether it is the tensor's
+/// last tile, and what was found.
+pub(super) type Unit = Vec<(usize, bool, TileOutcome)>;
+
+/// Enters tiles in the order of the output, whatever order they finish in.
+pub(super) struct Ledger<'a> {
+    ingredients: &'a Ingredients,
+    plan: &'a MergePlan,
+    rules: &'a Rules,
+    next_unit: usize,
+    early: BTreeMap<usize, Unit>,
+    open: Option<OpenTensor>,
+    tensors: Vec<TensorOutcome>,
+    gram: Option<Gram>,
+    is_doomed: bool,
+}
+
+impl<'a> Ledger<'a> {
+    pub(super) fn new(ingredients: &'a Ingredients, plan: &'a MergePlan, rules: &'a Rules) -> Self {
+        Self {
+            ingredients,
+            plan,
+            rules,
+            next_unit: 0,
+            early: BTreeMap::new(),
+            open: None,
+            tensors: Vec::with_capacity(plan.tensors.len()),
+            gram: None,
+            is_doomed: false,
+        }
+    }
+
+    /// Takes a finished unit. Returns whether a mismatch of masks is certain by now.
+    pub(super) fn enter(&mut self, unit: usize, tiles: Unit) -> bool {
+        self.early.insert(unit, tiles);
+        while let Some(tiles) = self.early.remove(&self.next_unit) {
+            for (tensor, is_last, tile) in tiles {
+                self.enter_tile(tensor, is_last, tile);
+            }
+            self.next_unit += 1;
+        }
+        self.is_doomed
+    }
+
+    fn enter_tile(&mut self, index: usize, is_last: bool, tile: TileOutcome) {
+        let open = self.open.get_or_insert_with(|| OpenTensor::new(index, &tile));
+        debug_assert_eq!(open.index, index);
+        open.enter(&tile);
+        match (&mut self.gram, tile.gram) {
+            (Some(sum), Some(gram)) => sum.add(&gram),
+            (sum @ None, gram) => *sum = gram,
+            (Some(_), None) => {}
+        }
+        self.is_doomed |= self.is_mismatch_certain(index);
+        if is_last && let Some(open) = self.open.take() {
+            let outcome = self.close(open);
+            self.tensors.push(outcome);
+        }
+    }
+
+    /// Whether the tensor being entered differs whatever the rest of it holds.
+    fn is_mismatch_certain(&self, index: usize) -> bool {
+        let planned = &self.plan.tensors[index];
+        let Some(tally) = self.open.as_ref().and_then(|open| open.tally.as_ref()) else { return false };
+        let numel = self.ingredients.parameters()[planned.parameter].shape.numel() as f64;
+        let most_zeros = tally.retained_by.iter().map(|by| tally.numel - by).max().unwrap_or(0);
+        let is_pruned =
+            planned.expectation != Expectation::FromZeros || most_zeros as f64 > DENSE_ZERO_FRACTION * numel;
+        self.rules.policy == MismatchPolicy::Error && is_pruned && tally.disagreements as f64 > DRIFT_TOLERANCE * numel
+    }
+
+    fn close(&self, open: OpenTensor) -> TensorOutcome {
+        let planned = &self.plan.tensors[open.index];
+        let parameter = &self.ingredients.parameters()[planned.parameter];
+        let mask = open.tally.map(|tally| {
+            let (name, shape) = (parameter.name.clone(), parameter.shape.clone());
+            TensorMask::judge(name, shape, planned.expectation, &tally, open.mask.finish(), self.rules)
+        });
+        let finish = |digester: Option<Digester>| digester.map(|digester| digester.finish());
+        TensorOutcome {
+            mask,
+            values: open.values.iter().map(Digester::finish).collect(),
+            stored_masks: open.stored_masks.into_iter().map(finish).collect(),
+            given_mask: finish(open.given_mask),
+            content: finish(open.content),
+            mask_content: finish(open.mask_content),
+            counts: open.counts,
+        }
+    }
+
+    /// What was found, once every unit has been entered.
+    pub(super) fn finish(self) -> Outcome {
+        let ingredients = (0..self.ingredients.count())
+            .map(|ingredient| {
+                let stored = self.plan.tensors.iter().zip(&self.tensors).flat_map(|(planned, outcome)| {
+                    let parameter = &self.ingredients.parameters()[planned.parameter];
+                    let value = self.ingredients.value(parameter, ingredient);
+                    let mask = self.ingredients.stored_mask(parameter, ingredient);
+                    let mask = mask.zip(outcome.stored_masks[ingredient]);
+                    std::iter::once((value, outcome.values[ingredient])).chain(mask)
+                });
+                checkpoint_digest(stored.map(|(tensor, digest)| {
+                    (tensor.name.as_str(), tensor.dtype, &tensor.shape, digest)
+                }))
+            })
+            .collect();
+        let given = self.plan.tensors.iter().zip(&self.tensors).filter_map(|(planned, outcome)| {
+            let mask = self.ingredients.given_mask(&self.ingredients.parameters()[planned.parameter])?;
+            Some((mask.name.as_str(), mask.dtype, &mask.shape, outcome.given_mask?))
+        });
+        let mask_file = self.ingredients.mask_file().map(|_| checkpoint_digest(given));
+        Outcome { ingredients, mask_file, gram: self.gram, tensors: self.tensors }
+    }
+}
+
+/// Digest of a checkpoint's content, however it is cut into files: of the name,
+/// element type, rank, dimensions and content digest of each tensor, sorted by name.
+pub(super) fn checkpoint_digest<'t>(
+    tensors: impl Iterator<Item = (&'t str, Dtype, &'t Shape, Digest)>,
+) -> Digest {
+    let mut tensors: Vec<_> = tensors.collect();
+    tensors.sort_unstable_by_key(|&(name, ..)| name);
+    let mut digester = Digester::new();
+    for (name, dtype, shape, digest) in tensors {
+        digester.push_text(name);
+        digester.push_text(dtype.name());
+        digester.update(&(shape.rank() as u64).to_le_bytes());
+        shape.dims().iter().for_each(|dim| digester.update(&dim.to_le_bytes()));
+        digester.push(digest);
+    }
+    digester.finish()
+}
