@@ -6,6 +6,7 @@ mod argv;
 mod completions;
 mod exit;
 mod ingredients;
+mod masks;
 mod metrics;
 mod natural;
 mod progress;

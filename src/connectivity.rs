@@ -9,12 +9,12 @@ mod pattern;
 mod policy;
 mod scan;
 
+pub(crate) use mismatch::whole_mask_digest;
 pub use mismatch::{Agreement, Connectivity, Mismatch, Pairwise, TensorMask, Verdict};
 pub use pattern::{Pattern, PatternTally};
 pub use policy::{
     DENSE_ZERO_FRACTION, DRIFT_TOLERANCE, Expectation, MismatchPolicy, NamePatterns, Resolution,
     Rules,
 };
-pub(crate) use mismatch::whole_mask_digest;
 pub(crate) use scan::mask_digest;
 pub use scan::{MaskTally, PieceMasks};

@@ -22,20 +22,16 @@ fn script(shell: Shell) -> String {
         let of_merge = merge.get_arguments().cloned();
         command = command.args(of_merge.map(|argument| argument.required(false)));
     }
-    let name = "sms-merge";
+    let shell = match shell {
+        Shell::Bash => clap_complete::Shell::Bash,
+        Shell::Zsh => clap_complete::Shell::Zsh,
+        Shell::Fish => clap_complete::Shell::Fish,
+    };
     let mut script = Vec::new();
-    match shell {
-        Shell::Bash => {
-            clap_complete::generate(clap_complete::Shell::Bash, &mut command, name, &mut script)
-        }
-        Shell::Zsh => {
-            clap_complete::generate(clap_complete::Shell::Zsh, &mut command, name, &mut script)
-        }
-        Shell::Fish => {
-            clap_complete::generate(clap_complete::Shell::Fish, &mut command, name, &mut script)
-        }
-    }
-    String::from_utf8_lossy(&script).into_owned()
+    clap_complete::generate(shell, &mut command, "sms-merge", &mut script);
+    // clap_complete 4.6 calls the program `sms__merge` where it recognises commands and
+    // `sms__subcmd__merge` where it acts on them, because of the hyphen.
+    String::from_utf8_lossy(&script).replace("sms__subcmd__merge", "sms__merge")
 }
 
 #[cfg(test)]

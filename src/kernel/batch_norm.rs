@@ -5,8 +5,8 @@ use crate::kernel::KernelError;
 use crate::kernel::Weights;
 use crate::kernel::check_lengths;
 use crate::kernel::double::weighted_mean;
-use crate::kernel::reference::value_at;
 use crate::kernel::reference::store;
+use crate::kernel::reference::value_at;
 use crate::tensor::Dtype;
 
 /// Variance of the mixture of the ingredients' activations: the mean of their
