@@ -21,6 +21,7 @@ use crate::format::safetensors;
 use crate::format::safetensors::DEFAULT_HEADER_LIMIT;
 use crate::format::safetensors::Header;
 use crate::format::safetensors::HeaderError;
+use crate::format::safetensors::TensorInfo;
 use crate::format::shard_index;
 use crate::format::shard_index::ShardIndexError;
 use crate::format::sniff::Foreign;
@@ -153,8 +154,7 @@ impl Default for OpenOptions {
 #[derive(Debug)]
 pub struct Shard {
     source: ByteSource,
-    /// Offset of the data buffer in the file.
-    data_begin: u64,
+    metadata: BTreeMap<String, String>,
 }
 
 impl Shard {
@@ -186,7 +186,6 @@ pub struct StoredTensor {
 pub struct Checkpoint {
     path: PathBuf,
     directory: Option<PathBuf>,
-    metadata: BTreeMap<String, String>,
     shards: Vec<Shard>,
     tensors: Vec<StoredTensor>,
 }
@@ -217,9 +216,9 @@ impl Checkpoint {
     }
 
     fn open_file(path: &Path, options: &OpenOptions) -> Result<Self, CheckpointError> {
-        let (shard, header) = open_shard(path, options)?;
-        let tensors = stored_tensors(header.tensors, 0, shard.data_begin).collect();
-        Ok(Self::new(header.metadata, vec![shard], tensors))
+        let (shard, tensors, data_begin) = open_shard(path, options)?;
+        let tensors = stored_tensors(tensors, 0, data_begin).collect();
+        Ok(Self::new(vec![shard], tensors))
     }
 
     fn open_index(path: &Path, options: &OpenOptions) -> Result<Self, CheckpointError> {
@@ -230,33 +229,24 @@ impl Checkpoint {
         let directory = path.parent().unwrap_or(Path::new(""));
         let mut shards = Vec::with_capacity(shard_names.len());
         let mut tensors = Vec::with_capacity(index.weight_map.len());
-        let mut metadata = BTreeMap::new();
         for shard_name in shard_names {
-            let (shard, header) = open_shard(&directory.join(shard_name), options)?;
-            if let Some(stray) = header.tensors.iter().find(|tensor| {
-                index.weight_map.get(&tensor.name).map(String::as_str) != Some(shard_name)
-            }) {
+            let (shard, in_shard, data_begin) = open_shard(&directory.join(shard_name), options)?;
+            let is_placed = |tensor: &TensorInfo| {
+                index.weight_map.get(&tensor.name).map(String::as_str) == Some(shard_name)
+            };
+            if let Some(stray) = in_shard.iter().find(|tensor| !is_placed(tensor)) {
                 return Err(CheckpointError::NotInIndex {
                     path: path.to_owned(),
                     shard: shard_name.to_owned(),
                     tensor: stray.name.clone(),
                 });
             }
-            tensors.extend(stored_tensors(
-                header.tensors,
-                shards.len(),
-                shard.data_begin,
-            ));
+            tensors.extend(stored_tensors(in_shard, shards.len(), data_begin));
             shards.push(shard);
-            for (key, value) in header.metadata {
-                metadata.entry(key).or_insert(value);
-            }
         }
-        let checkpoint = Self::new(metadata, shards, tensors);
-        if let Some((tensor, shard)) = index
-            .weight_map
-            .iter()
-            .find(|(tensor, _)| checkpoint.find(tensor).is_none())
+        let checkpoint = Self::new(shards, tensors);
+        let mut placed = index.weight_map.iter();
+        if let Some((tensor, shard)) = placed.find(|(tensor, _)| checkpoint.find(tensor).is_none())
         {
             return Err(CheckpointError::NotInShard {
                 path: path.to_owned(),
@@ -267,16 +257,11 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    fn new(
-        metadata: BTreeMap<String, String>,
-        shards: Vec<Shard>,
-        mut tensors: Vec<StoredTensor>,
-    ) -> Self {
+    fn new(shards: Vec<Shard>, mut tensors: Vec<StoredTensor>) -> Self {
         tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Self {
             path: PathBuf::new(),
             directory: None,
-            metadata,
             shards,
             tensors,
         }
@@ -305,9 +290,18 @@ impl Checkpoint {
         name.unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// Free text by key; of several shards, the first that has the key.
-    pub fn metadata(&self) -> &BTreeMap<String, String> {
-        &self.metadata
+    /// Free text by key, of each file.
+    pub fn shard_metadata(&self) -> impl Iterator<Item = &BTreeMap<String, String>> {
+        self.shards.iter().map(|shard| &shard.metadata)
+    }
+
+    /// Free text by key; of several files, the first's that has the key.
+    pub fn metadata(&self) -> BTreeMap<&str, &str> {
+        let mut all = BTreeMap::new();
+        for (key, value) in self.shard_metadata().flatten() {
+            all.entry(key.as_str()).or_insert(value.as_str());
+        }
+        all
     }
 
     /// The files.
@@ -369,7 +363,7 @@ impl Checkpoint {
 }
 
 fn stored_tensors(
-    tensors: Vec<safetensors::TensorInfo>,
+    tensors: Vec<TensorInfo>,
     shard: usize,
     data_begin: u64,
 ) -> impl Iterator<Item = StoredTensor> {
@@ -383,7 +377,11 @@ fn stored_tensors(
     })
 }
 
-fn open_shard(path: &Path, options: &OpenOptions) -> Result<(Shard, Header), CheckpointError> {
+/// Opens one file: its tensors in the order of their bytes, and where these begin.
+fn open_shard(
+    path: &Path,
+    options: &OpenOptions,
+) -> Result<(Shard, Vec<TensorInfo>, u64), CheckpointError> {
     let source = ByteSource::open(path, options.access)?;
     let file_bytes = source.bytes();
     let mut scratch = Vec::new();
@@ -405,9 +403,16 @@ fn open_shard(path: &Path, options: &OpenOptions) -> Result<(Shard, Header), Che
     let parsed = safetensors::parse(json, file_bytes - data_begin);
     // A header read from pages that are gone says nothing about the file.
     source.check_fault()?;
-    let header = parsed.map_err(bad_header)?;
+    let header: Header = parsed.map_err(bad_header)?;
     source.release(0, data_begin);
-    Ok((Shard { source, data_begin }, header))
+    Ok((
+        Shard {
+            source,
+            metadata: header.metadata,
+        },
+        header.tensors,
+        data_begin,
+    ))
 }
 
 fn read_index(path: &Path) -> Result<shard_index::ShardIndex, CheckpointError> {

@@ -6,4 +6,5 @@ pub mod checkpoint;
 pub mod connectivity;
 pub mod format;
 pub mod kernel;
+pub mod merge;
 pub mod tensor;

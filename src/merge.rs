@@ -36,18 +36,22 @@ pub use certificate::Certificate;
 pub use certificate::CertificateError;
 pub use certificate::FileDigest;
 pub use certificate::IngredientRecord;
+pub use certificate::MaskRecord;
 pub use certificate::RecordedOptions;
 pub use certificate::SoupRecord;
 pub use certificate::TensorRecord;
 pub use certificate::sha256;
 pub use distance::Distances;
+pub use distance::PairDistance;
 pub use execute::Observer;
 pub use ledger::Outcome;
 pub use ledger::TensorOutcome;
 pub use options::IntegerPolicy;
+pub use options::MOST_FOR_DISTANCES;
 pub use options::MaskLayout;
 pub use options::MergeOptions;
 pub use options::Method;
+pub use options::default_threads;
 pub use output::Destination;
 pub use output::Sidecars;
 pub use plan::Action;
@@ -118,6 +122,12 @@ pub enum MergeError {
         output: PathBuf,
         /// The input that it is.
         input: PathBuf,
+    },
+    /// Shards were asked for, and the output is named like a file.
+    #[error("shards go into a directory, and `{}` is named like a file; write `-o DIRECTORY/`", path.display())]
+    ShardsNeedDirectory {
+        /// The output as given.
+        path: PathBuf,
     },
     /// A stored mask holds something else than 0 and 1.
     #[error(

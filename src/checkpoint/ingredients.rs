@@ -346,17 +346,23 @@ fn masked_by(name: &str, checkpoint: &Checkpoint) -> Option<(String, String, Con
     Some((weight.clone(), weight, Convention::Nncf))
 }
 
-/// The weight that an NNCF mask buffer belongs to: `M.pre_ops.0.op._binary_mask`
-/// masks `M.weight`.
+/// The tensor that an NNCF mask buffer belongs to.
+///
+/// NNCF 2: `M.pre_ops.0.op._binary_mask` masks `M.weight`. NNCF 3:
+/// `__nncf_hooks.post_hooks.block:0:weight__0.0.binary_mask` masks the output of port 0
+/// of the node `block.0.weight`.
 fn nncf_weight(name: &str) -> Option<String> {
-    let operation = name
-        .strip_suffix("._binary_mask")
-        .or_else(|| name.strip_suffix(".binary_mask"))?;
-    let (module, operation) = operation.split_once(".pre_ops.")?;
-    let (number, rest) = operation.split_once('.')?;
-    let is_weight_hook =
-        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) && rest == "op";
-    is_weight_hook.then(|| format!("{module}.weight"))
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if let Some(operation) = name.strip_suffix("._binary_mask") {
+        let (module, operation) = operation.rsplit_once(".pre_ops.")?;
+        let (number, rest) = operation.split_once('.')?;
+        return (is_number(number) && rest == "op").then(|| format!("{module}.weight"));
+    }
+    let hook = name.strip_suffix(".binary_mask")?;
+    let (prefix, hook) = hook.split_once("__nncf_hooks.post_hooks.")?;
+    let (node, port_and_index) = hook.rsplit_once("__")?;
+    let (port, index) = port_and_index.split_once('.')?;
+    (port == "0" && is_number(index)).then(|| format!("{prefix}{}", node.replace(':', ".")))
 }
 
 fn check_mask(

@@ -130,8 +130,8 @@ pub struct TensorMask {
     pub retained_by: Box<[u64]>,
     /// Agreement of all pairs; `None` where all agree.
     pub pairwise: Option<Pairwise>,
-    /// Digest of the resolved mask; `None` if it is dense.
-    pub digest: Option<Digest>,
+    /// Digest of the resolved mask.
+    pub digest: Digest,
 }
 
 impl TensorMask {
@@ -193,7 +193,7 @@ impl TensorMask {
             broken_pattern,
             retained_by: tally.retained_by.clone(),
             pairwise: (tally.disagreements > 0).then(|| Pairwise::of(tally)),
-            digest: is_pruned.then_some(digest),
+            digest,
             name,
             shape,
         }
@@ -226,6 +226,8 @@ pub enum Verdict {
 pub struct Mismatch {
     /// Every tensor with a mask, in the order of the output.
     pub tensors: Vec<TensorMask>,
+    /// Names of what was compared: the mask file, if one was given, then the ingredients.
+    pub participants: Vec<String>,
     /// Agreement over all tensors with a mask.
     pub pairwise: Pairwise,
     /// In what way they differ.
@@ -238,7 +240,8 @@ impl Mismatch {
         self.tensors.iter().filter(|tensor| tensor.is_mismatch())
     }
 
-    fn new(tensors: Vec<TensorMask>, n_participants: usize) -> Self {
+    fn new(tensors: Vec<TensorMask>, participants: Vec<String>) -> Self {
+        let n_participants = participants.len();
         let mut pairwise = Pairwise::empty(n_participants);
         let mut retained_by = vec![0_u64; n_participants];
         let mut numel = 0;
@@ -259,6 +262,7 @@ impl Mismatch {
         let verdict = verdict(&pairwise, &retained_by, numel);
         Self {
             tensors,
+            participants,
             pairwise,
             verdict,
         }
@@ -327,17 +331,14 @@ impl Connectivity {
     /// zeros, and the policy is to refuse that.
     pub fn prove(
         tensors: Vec<TensorMask>,
-        n_participants: usize,
+        participants: &[String],
         rules: &Rules,
     ) -> Result<Self, Box<Mismatch>> {
         if rules.policy == MismatchPolicy::Error && tensors.iter().any(TensorMask::is_mismatch) {
-            return Err(Box::new(Mismatch::new(tensors, n_participants)));
+            return Err(Box::new(Mismatch::new(tensors, participants.to_vec())));
         }
-        let digest = whole_mask_digest(
-            tensors
-                .iter()
-                .map(|tensor| (tensor.name.as_str(), tensor.digest)),
-        );
+        let pruned = tensors.iter().filter(|tensor| tensor.is_pruned);
+        let digest = whole_mask_digest(pruned.map(|tensor| (tensor.name.as_str(), tensor.digest)));
         Ok(Self {
             tensors,
             digest,
@@ -387,12 +388,8 @@ impl Connectivity {
 
 /// Digest of all masks: of the name and mask digest of each pruned tensor, sorted
 /// by name.
-pub(crate) fn whole_mask_digest<'a>(
-    masks: impl Iterator<Item = (&'a str, Option<Digest>)>,
-) -> Digest {
-    let mut pruned: Vec<(&str, Digest)> = masks
-        .filter_map(|(name, digest)| Some((name, digest?)))
-        .collect();
+pub(crate) fn whole_mask_digest<'a>(masks: impl Iterator<Item = (&'a str, Digest)>) -> Digest {
+    let mut pruned: Vec<(&str, Digest)> = masks.collect();
     pruned.sort_unstable();
     let mut digester = Digester::new();
     for (name, digest) in pruned {

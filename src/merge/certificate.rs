@@ -151,7 +151,9 @@ pub struct MaskRecord {
 #[non_exhaustive]
 pub enum CertificateError {
     /// There is none.
-    #[error("`{path}` has no certificate: it was not written by sms-merge, or its metadata was dropped")]
+    #[error(
+        "`{path}` has no certificate: it was not written by sms-merge, or its metadata was dropped"
+    )]
     Missing {
         /// The checkpoint.
         path: String,
@@ -165,7 +167,9 @@ pub enum CertificateError {
         source: serde_json::Error,
     },
     /// It was written by a later version of this program.
-    #[error("the certificate of `{path}` has version {found}, and this program knows {FORMAT_VERSION}")]
+    #[error(
+        "the certificate of `{path}` has version {found}, and this program knows {FORMAT_VERSION}"
+    )]
     Version {
         /// The checkpoint.
         path: String,
@@ -183,11 +187,19 @@ impl Certificate {
         let path = || checkpoint.path().display().to_string();
         let mut whole: Option<Self> = None;
         for metadata in checkpoint.shard_metadata() {
-            let Some(text) = metadata.get(CERTIFICATE_KEY) else { continue };
-            let malformed = |source| CertificateError::Malformed { path: path(), source };
+            let Some(text) = metadata.get(CERTIFICATE_KEY) else {
+                continue;
+            };
+            let malformed = |source| CertificateError::Malformed {
+                path: path(),
+                source,
+            };
             let certificate: Self = serde_json::from_str(text).map_err(malformed)?;
             if certificate.format_version != FORMAT_VERSION {
-                return Err(CertificateError::Version { path: path(), found: certificate.format_version });
+                return Err(CertificateError::Version {
+                    path: path(),
+                    found: certificate.format_version,
+                });
             }
             match &mut whole {
                 Some(whole) => whole.tensors.extend(certificate.tensors),
@@ -220,12 +232,17 @@ impl Certificate {
     pub(super) fn to_json(&self, holds: impl Fn(&str) -> bool) -> String {
         let mut part = self.clone();
         part.tensors.retain(|name, _| holds(name));
-        serde_json::to_string(&part).expect("strings, numbers and maps with string keys have a JSON form")
+        serde_json::to_string(&part)
+            .expect("strings, numbers and maps with string keys have a JSON form")
     }
 }
 
 impl SoupRecord {
-    pub(super) fn new(options: &MergeOptions, mask: Digest, ingredients: Vec<IngredientRecord>) -> Self {
+    pub(super) fn new(
+        options: &MergeOptions,
+        mask: Digest,
+        ingredients: Vec<IngredientRecord>,
+    ) -> Self {
         Self {
             method: options.method,
             weights: options.weights.values().to_vec(),
@@ -239,14 +256,27 @@ impl SoupRecord {
 impl IngredientRecord {
     /// The record of a checkpoint; what it says of its own origin is copied.
     pub(super) fn new(checkpoint: &Checkpoint, digest: Digest, files: Vec<FileDigest>) -> Self {
-        let soup = Certificate::of(checkpoint).ok().map(|certificate| Box::new(certificate.soup));
-        let is_short = |soup: &SoupRecord| serde_json::to_string(soup).is_ok_and(|text| text.len() <= LINEAGE_LIMIT);
-        Self { name: checkpoint.display_name(), digest, files, soup: soup.filter(|soup| is_short(soup)) }
+        let soup = Certificate::of(checkpoint)
+            .ok()
+            .map(|certificate| Box::new(certificate.soup));
+        let is_short = |soup: &SoupRecord| {
+            serde_json::to_string(soup).is_ok_and(|text| text.len() <= LINEAGE_LIMIT)
+        };
+        Self {
+            name: checkpoint.display_name(),
+            digest,
+            files,
+            soup: soup.filter(|soup| is_short(soup)),
+        }
     }
 }
 
 impl RecordedOptions {
-    pub(super) fn new(options: &MergeOptions, mask_file: Option<Digest>, batch_norm_pooled: bool) -> Self {
+    pub(super) fn new(
+        options: &MergeOptions,
+        mask_file: Option<Digest>,
+        batch_norm_pooled: bool,
+    ) -> Self {
         Self {
             on_mask_mismatch: options.rules.policy,
             strict: options.rules.strict,
@@ -293,5 +323,9 @@ pub fn sha256(path: &Path) -> io::Result<String> {
             n => hasher.update(&buffer[..n]),
         }
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hasher
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }

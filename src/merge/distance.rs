@@ -41,7 +41,11 @@ impl Distances {
     pub(super) fn new(gram: &Gram, weights: &Weights) -> Self {
         let n_ingredients = gram.n_ingredients();
         let norm = |i: usize| gram.get(i, i).sqrt();
-        let l2 = |i: usize, k: usize| (gram.get(i, i) + gram.get(k, k) - 2.0 * gram.get(i, k)).max(0.0).sqrt();
+        let l2 = |i: usize, k: usize| {
+            (gram.get(i, i) + gram.get(k, k) - 2.0 * gram.get(i, k))
+                .max(0.0)
+                .sqrt()
+        };
         let pairs = (1..n_ingredients)
             .flat_map(|second| (0..second).map(move |first| (first, second)))
             .map(|(first, second)| PairDistance {
@@ -52,25 +56,47 @@ impl Distances {
             })
             .collect();
         let coefficients = weights.coefficients();
-        let with_soup = |i: usize| (0..n_ingredients).map(|k| coefficients[k] * gram.get(i, k)).sum::<f64>();
-        let soup_norm: f64 = (0..n_ingredients).map(|i| coefficients[i] * with_soup(i)).sum();
+        let with_soup = |i: usize| {
+            (0..n_ingredients)
+                .map(|k| coefficients[k] * gram.get(i, k))
+                .sum::<f64>()
+        };
+        let soup_norm: f64 = (0..n_ingredients)
+            .map(|i| coefficients[i] * with_soup(i))
+            .sum();
         let to_barycentre = (0..n_ingredients)
-            .map(|i| (gram.get(i, i) - 2.0 * with_soup(i) + soup_norm).max(0.0).sqrt())
+            .map(|i| {
+                (gram.get(i, i) - 2.0 * with_soup(i) + soup_norm)
+                    .max(0.0)
+                    .sqrt()
+            })
             .collect();
-        Self { norms: (0..n_ingredients).map(norm).collect(), pairs, to_barycentre }
+        Self {
+            norms: (0..n_ingredients).map(norm).collect(),
+            pairs,
+            to_barycentre,
+        }
     }
 
     /// The pair that is the furthest apart in angle, if that is implausible for
     /// ingredients of one parent.
     pub fn implausible(&self) -> Option<PairDistance> {
-        let furthest = self.pairs.iter().copied().max_by(|a, b| a.angle_degrees.total_cmp(&b.angle_degrees))?;
+        let furthest = self
+            .pairs
+            .iter()
+            .copied()
+            .max_by(|a, b| a.angle_degrees.total_cmp(&b.angle_degrees))?;
         (furthest.angle_degrees.to_radians().cos() < IMPLAUSIBLE_COSINE).then_some(furthest)
     }
 }
 
 fn cosine(gram: &Gram, i: usize, k: usize) -> f64 {
     let norms = gram.get(i, i).sqrt() * gram.get(k, k).sqrt();
-    if norms == 0.0 { 1.0 } else { (gram.get(i, k) / norms).clamp(-1.0, 1.0) }
+    if norms == 0.0 {
+        1.0
+    } else {
+        (gram.get(i, k) / norms).clamp(-1.0, 1.0)
+    }
 }
 
 #[cfg(test)]
@@ -82,13 +108,36 @@ mod tests {
     use crate::tensor::Dtype;
 
     fn distances(ingredients: &[&[f32]]) -> Distances {
-        let bytes: Vec<Vec<u8>> =
-            ingredients.iter().map(|values| values.iter().flat_map(|value| value.to_le_bytes()).collect()).collect();
-        let inputs: Vec<Input<'_>> = bytes.iter().map(|bytes| Input { bytes, dtype: Dtype::F32 }).collect();
+        let bytes: Vec<Vec<u8>> = ingredients
+            .iter()
+            .map(|values| {
+                values
+                    .iter()
+                    .flat_map(|value| value.to_le_bytes())
+                    .collect()
+            })
+            .collect();
+        let inputs: Vec<Input<'_>> = bytes
+            .iter()
+            .map(|bytes| Input {
+                bytes,
+                dtype: Dtype::F32,
+            })
+            .collect();
         let weights = Weights::uniform(inputs.len()).unwrap();
         let mut gram = Gram::zero(inputs.len());
         let mut out = vec![0; bytes[0].len()];
-        Reference.combine(&mut (), &mut out, Dtype::F32, &inputs, &weights, None, Some(&mut gram)).unwrap();
+        Reference
+            .combine(
+                &mut (),
+                &mut out,
+                Dtype::F32,
+                &inputs,
+                &weights,
+                None,
+                Some(&mut gram),
+            )
+            .unwrap();
         Distances::new(&gram, &weights)
     }
 
@@ -96,21 +145,37 @@ mod tests {
     fn a_right_triangle() {
         let found = distances(&[&[3.0, 0.0], &[0.0, 4.0]]);
         assert_eq!(found.norms, [3.0, 4.0]);
-        assert!((found.pairs[0].l2 - 5.0).abs() < 1e-12 && (found.pairs[0].angle_degrees - 90.0).abs() < 1e-12);
-        assert!(found.to_barycentre.iter().all(|distance| (distance - 2.5).abs() < 1e-12));
+        assert!(
+            (found.pairs[0].l2 - 5.0).abs() < 1e-12
+                && (found.pairs[0].angle_degrees - 90.0).abs() < 1e-12
+        );
+        assert!(
+            found
+                .to_barycentre
+                .iter()
+                .all(|distance| (distance - 2.5).abs() < 1e-12)
+        );
         assert!(found.implausible().is_some());
     }
 
     #[test]
     fn copies_do_not_differ() {
         let found = distances(&[&[0.1, 0.7], &[0.1, 0.7], &[0.1, 0.7]]);
-        assert!(found.pairs.iter().all(|pair| pair.l2 == 0.0 && pair.angle_degrees < 1e-5));
+        assert!(
+            found
+                .pairs
+                .iter()
+                .all(|pair| pair.l2 == 0.0 && pair.angle_degrees < 1e-5)
+        );
         assert_eq!(found.implausible(), None);
     }
 
     #[test]
     fn zeros_have_no_angle() {
         let found = distances(&[&[0.0], &[1.0]]);
-        assert_eq!((found.pairs[0].l2, found.pairs[0].angle_degrees), (1.0, 0.0));
+        assert_eq!(
+            (found.pairs[0].l2, found.pairs[0].angle_degrees),
+            (1.0, 0.0)
+        );
     }
 }

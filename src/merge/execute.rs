@@ -41,7 +41,7 @@ pub(super) enum Sink<'a> {
     /// Nowhere: nothing is combined.
     None,
     /// Into staged files.
-    Write(&'a StagedOutput),
+    Write(&'a StagedOutput<'a>),
     /// Into a comparison with a soup that exists.
     Compare(Comparison<'a>),
 }
@@ -90,10 +90,16 @@ impl<'a> Job<'a> {
         sink: Sink<'a>,
     ) -> Self {
         let weights = options.weights.values();
-        let can_vote = weights.len() == ingredients.count() && weights.iter().all(|&weight| weight >= 0.0);
+        let can_vote =
+            weights.len() == ingredients.count() && weights.iter().all(|&weight| weight >= 0.0);
         let votes = (0..ingredients.count()).map(|i| if can_vote { weights[i] } else { 1.0 });
         Self {
-            votes: ingredients.mask_file().map(|_| 0.0).into_iter().chain(votes).collect(),
+            votes: ingredients
+                .mask_file()
+                .map(|_| 0.0)
+                .into_iter()
+                .chain(votes)
+                .collect(),
             ingredients,
             plan,
             options,
@@ -114,13 +120,19 @@ impl<'a> Job<'a> {
     /// The first error in the order of the output, whichever thread met it.
     pub(super) fn run(&self, observer: Observer<'_>) -> Result<Outcome, MergeError> {
         let cursor = Mutex::new(Cursor::default());
-        let ledger = Mutex::new(Ledger::new(self.ingredients, self.plan, &self.options.rules));
+        let ledger = Mutex::new(Ledger::new(
+            self.ingredients,
+            self.plan,
+            &self.options.rules,
+        ));
         let failure: Mutex<Option<(usize, MergeError)>> = Mutex::new(None);
         let stop = AtomicBool::new(false);
         let work = || {
             let mut worker = Worker::new(self);
             while !stop.load(Ordering::Relaxed) {
-                let Some((unit, tiles)) = self.take(&mut lock(&cursor)) else { break };
+                let Some((unit, tiles)) = self.take(&mut lock(&cursor)) else {
+                    break;
+                };
                 let done = if observer.interrupted.load(Ordering::Relaxed) {
                     Err(MergeError::Interrupted)
                 } else {
@@ -150,7 +162,10 @@ impl<'a> Job<'a> {
         });
         match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some((_, error)) => Err(error),
-            None => Ok(ledger.into_inner().unwrap_or_else(PoisonError::into_inner).finish()),
+            None => Ok(ledger
+                .into_inner()
+                .unwrap_or_else(PoisonError::into_inner)
+                .finish()),
         }
     }
 
@@ -159,7 +174,9 @@ impl<'a> Job<'a> {
         let mut tiles = Vec::new();
         let mut n_elements = 0;
         while n_elements < UNIT_ELEMENTS && tiles.len() < UNIT_TILES {
-            let Some(planned) = self.plan.tensors.get(cursor.tensor) else { break };
+            let Some(planned) = self.plan.tensors.get(cursor.tensor) else {
+                break;
+            };
             let shape = self.shape(planned);
             let count = tile_elements(shape).min(shape.numel() - cursor.begin);
             let end = cursor.begin + count;
@@ -167,9 +184,20 @@ impl<'a> Job<'a> {
             if n_elements > 0 && n_elements + count > UNIT_ELEMENTS {
                 break;
             }
-            tiles.push((cursor.tensor, TileRange { begin: cursor.begin, count }, is_last));
+            tiles.push((
+                cursor.tensor,
+                TileRange {
+                    begin: cursor.begin,
+                    count,
+                },
+                is_last,
+            ));
             n_elements += count;
-            (cursor.tensor, cursor.begin) = if is_last { (cursor.tensor + 1, 0) } else { (cursor.tensor, end) };
+            (cursor.tensor, cursor.begin) = if is_last {
+                (cursor.tensor + 1, 0)
+            } else {
+                (cursor.tensor, end)
+            };
         }
         let unit = cursor.unit;
         cursor.unit += 1;
@@ -198,7 +226,13 @@ struct Run {
 
 impl Run {
     /// Room for `len` more bytes at this place, after writing what does not adjoin.
-    fn reserve(&mut self, slot: &Slot, offset: u64, len: usize, sink: &Sink<'_>) -> Result<&mut [u8], MergeError> {
+    fn reserve(
+        &mut self,
+        slot: &Slot,
+        offset: u64,
+        len: usize,
+        sink: &Sink<'_>,
+    ) -> Result<&mut [u8], MergeError> {
         let adjoins = self.shard == slot.shard && self.offset + self.len as u64 == offset;
         if self.len > 0 && (!adjoins || self.len + len > WRITE_BYTES) {
             self.flush(sink)?;
@@ -217,7 +251,9 @@ impl Run {
     fn flush(&mut self, sink: &Sink<'_>) -> Result<(), MergeError> {
         let bytes = &self.bytes[..std::mem::take(&mut self.len)];
         match sink {
-            Sink::Write(staged) if !bytes.is_empty() => Ok(staged.write_at(self.shard, bytes, self.offset)?),
+            Sink::Write(staged) if !bytes.is_empty() => {
+                Ok(staged.write_at(self.shard, bytes, self.offset)?)
+            }
             _ => Ok(()),
         }
     }
@@ -252,13 +288,18 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn work(&mut self, tiles: &[(usize, TileRange, bool)], observer: Observer<'_>) -> Result<Unit, MergeError> {
+    fn work(
+        &mut self,
+        tiles: &[(usize, TileRange, bool)],
+        observer: Observer<'_>,
+    ) -> Result<Unit, MergeError> {
         let mut found = Unit::with_capacity(tiles.len());
-        let done = tiles.iter().try_for_each(|&(tensor, range, is_last)| {
-            let outcome = self.tile(&self.job.plan.tensors[tensor], range)?;
-            found.push((tensor, is_last, outcome));
-            Ok(())
-        });
+        let done: Result<(), MergeError> =
+            tiles.iter().try_for_each(|&(tensor, range, is_last)| {
+                let outcome = self.tile(&self.job.plan.tensors[tensor], range)?;
+                found.push((tensor, is_last, outcome));
+                Ok(())
+            });
         // What was computed from a file that has become shorter is an accident:
         // the fault comes before any error that it may have caused.
         self.check_used()?;
@@ -269,12 +310,19 @@ impl<'a> Worker<'a> {
         Ok(found)
     }
 
-    fn tile(&mut self, planned: &'a PlannedTensor, range: TileRange) -> Result<crate::merge::tile::TileOutcome, MergeError> {
+    fn tile(
+        &mut self,
+        planned: &'a PlannedTensor,
+        range: TileRange,
+    ) -> Result<crate::merge::tile::TileOutcome, MergeError> {
         let job = self.job;
         self.note_used(planned, range);
         let place = |slot: &Slot| {
             let bits = slot.dtype.bits();
-            (slot.offset + range.begin * bits / 8, (range.count * bits / 8) as usize)
+            (
+                slot.offset + range.begin * bits / 8,
+                (range.count * bits / 8) as usize,
+            )
         };
         let (offset, len) = place(&planned.slot);
         let out = self.values.reserve(&planned.slot, offset, len, &job.sink)?;
@@ -304,7 +352,9 @@ impl<'a> Worker<'a> {
                 self.note(checkpoint, mask, range);
             }
         }
-        if let (Some(mask_file), Some(mask)) = (ingredients.mask_file(), ingredients.given_mask(parameter)) {
+        if let (Some(mask_file), Some(mask)) =
+            (ingredients.mask_file(), ingredients.given_mask(parameter))
+        {
             self.note(mask_file, mask, range);
         }
     }
@@ -314,23 +364,34 @@ impl<'a> Worker<'a> {
         let begin = tensor.offset + range.begin * bits / 8;
         let end = begin + range.count * bits / 8;
         let adjoining = self.used.iter_mut().find(|used| {
-            std::ptr::eq(used.checkpoint, checkpoint) && used.shard == tensor.shard && used.end == begin
+            std::ptr::eq(used.checkpoint, checkpoint)
+                && used.shard == tensor.shard
+                && used.end == begin
         });
         match adjoining {
             Some(used) => used.end = end,
-            None => self.used.push(Used { checkpoint, shard: tensor.shard, begin, end }),
+            None => self.used.push(Used {
+                checkpoint,
+                shard: tensor.shard,
+                begin,
+                end,
+            }),
         }
     }
 
     fn check_used(&self) -> Result<(), SourceError> {
-        self.used.iter().try_for_each(|used| used.checkpoint.shards()[used.shard].source().check_fault())
+        self.used
+            .iter()
+            .try_for_each(|used| used.checkpoint.shards()[used.shard].source().check_fault())
     }
 
     /// Lets go of the pages that have been used and returns their bytes.
     fn release(&mut self) -> u64 {
         let mut bytes = 0;
         for used in self.used.drain(..) {
-            used.checkpoint.shards()[used.shard].source().release(used.begin, used.end - used.begin);
+            used.checkpoint.shards()[used.shard]
+                .source()
+                .release(used.begin, used.end - used.begin);
             bytes += used.end - used.begin;
         }
         bytes
@@ -345,8 +406,15 @@ impl Comparison<'_> {
         expected: &[u8],
         scratch: &mut Vec<u8>,
     ) -> Result<(), MergeError> {
-        let Some(index) = self.soup.find(&slot.name) else { return Ok(()) };
-        let found = self.soup.read(&self.soup.tensors()[index], range.begin, range.count, scratch)?;
+        let Some(index) = self.soup.find(&slot.name) else {
+            return Ok(());
+        };
+        let found = self.soup.read(
+            &self.soup.tensors()[index],
+            range.begin,
+            range.count,
+            scratch,
+        )?;
         if let Some(element) = first_difference(expected, found, slot.dtype.bits()) {
             let place = (slot.shard, slot.offset + range.begin);
             let mut first = lock(&self.first);

@@ -68,10 +68,17 @@ impl OpenTensor {
     fn new(index: usize, first: &TileOutcome) -> Self {
         Self {
             index,
-            tally: first.tally.as_ref().map(|tally| MaskTally::new(tally.n_participants())),
+            tally: first
+                .tally
+                .as_ref()
+                .map(|tally| MaskTally::new(tally.n_participants())),
             mask: Digester::new(),
             values: first.values.iter().map(|_| Digester::new()).collect(),
-            stored_masks: first.stored_masks.iter().map(|mask| mask.map(|_| Digester::new())).collect(),
+            stored_masks: first
+                .stored_masks
+                .iter()
+                .map(|mask| mask.map(|_| Digester::new()))
+                .collect(),
             given_mask: first.given_mask.map(|_| Digester::new()),
             content: first.content.map(|_| Digester::new()),
             mask_content: first.mask_content.map(|_| Digester::new()),
@@ -84,15 +91,23 @@ impl OpenTensor {
             sum.merge(tally);
         }
         let push = |digester: &mut Option<Digester>, digest: Option<Digest>| match digest {
-            Some(digest) => digester.iter_mut().for_each(|digester| digester.push(digest)),
+            Some(digest) => digester
+                .iter_mut()
+                .for_each(|digester| digester.push(digest)),
             // A tile that was not computed leaves no digest of the whole.
             None => *digester = None,
         };
         if let Some(mask) = tile.mask {
             self.mask.push(mask);
         }
-        self.values.iter_mut().zip(&tile.values).for_each(|(digester, &digest)| digester.push(digest));
-        self.stored_masks.iter_mut().zip(&tile.stored_masks).for_each(|(digester, &digest)| push(digester, digest));
+        self.values
+            .iter_mut()
+            .zip(&tile.values)
+            .for_each(|(digester, &digest)| digester.push(digest));
+        self.stored_masks
+            .iter_mut()
+            .zip(&tile.stored_masks)
+            .for_each(|(digester, &digest)| push(digester, digest));
         push(&mut self.given_mask, tile.given_mask);
         push(&mut self.content, tile.content);
         push(&mut self.mask_content, tile.mask_content);
@@ -146,7 +161,9 @@ impl<'a> Ledger<'a> {
     }
 
     fn enter_tile(&mut self, index: usize, is_last: bool, tile: TileOutcome) {
-        let open = self.open.get_or_insert_with(|| OpenTensor::new(index, &tile));
+        let open = self
+            .open
+            .get_or_insert_with(|| OpenTensor::new(index, &tile));
         debug_assert_eq!(open.index, index);
         open.enter(&tile);
         match (&mut self.gram, tile.gram) {
@@ -164,12 +181,23 @@ impl<'a> Ledger<'a> {
     /// Whether the tensor being entered differs whatever the rest of it holds.
     fn is_mismatch_certain(&self, index: usize) -> bool {
         let planned = &self.plan.tensors[index];
-        let Some(tally) = self.open.as_ref().and_then(|open| open.tally.as_ref()) else { return false };
-        let numel = self.ingredients.parameters()[planned.parameter].shape.numel() as f64;
-        let most_zeros = tally.retained_by.iter().map(|by| tally.numel - by).max().unwrap_or(0);
-        let is_pruned =
-            planned.expectation != Expectation::FromZeros || most_zeros as f64 > DENSE_ZERO_FRACTION * numel;
-        self.rules.policy == MismatchPolicy::Error && is_pruned && tally.disagreements as f64 > DRIFT_TOLERANCE * numel
+        let Some(tally) = self.open.as_ref().and_then(|open| open.tally.as_ref()) else {
+            return false;
+        };
+        let numel = self.ingredients.parameters()[planned.parameter]
+            .shape
+            .numel() as f64;
+        let most_zeros = tally
+            .retained_by
+            .iter()
+            .map(|by| tally.numel - by)
+            .max()
+            .unwrap_or(0);
+        let is_pruned = planned.expectation != Expectation::FromZeros
+            || most_zeros as f64 > DENSE_ZERO_FRACTION * numel;
+        self.rules.policy == MismatchPolicy::Error
+            && is_pruned
+            && tally.disagreements as f64 > DRIFT_TOLERANCE * numel
     }
 
     fn close(&self, open: OpenTensor) -> TensorOutcome {
@@ -177,7 +205,14 @@ impl<'a> Ledger<'a> {
         let parameter = &self.ingredients.parameters()[planned.parameter];
         let mask = open.tally.map(|tally| {
             let (name, shape) = (parameter.name.clone(), parameter.shape.clone());
-            TensorMask::judge(name, shape, planned.expectation, &tally, open.mask.finish(), self.rules)
+            TensorMask::judge(
+                name,
+                shape,
+                planned.expectation,
+                &tally,
+                open.mask.finish(),
+                self.rules,
+            )
         });
         let finish = |digester: Option<Digester>| digester.map(|digester| digester.finish());
         TensorOutcome {
@@ -193,26 +228,49 @@ impl<'a> Ledger<'a> {
 
     /// What was found, once every unit has been entered.
     pub(super) fn finish(self) -> Outcome {
-        let ingredients = (0..self.ingredients.count())
-            .map(|ingredient| {
-                let stored = self.plan.tensors.iter().zip(&self.tensors).flat_map(|(planned, outcome)| {
-                    let parameter = &self.ingredients.parameters()[planned.parameter];
-                    let value = self.ingredients.value(parameter, ingredient);
-                    let mask = self.ingredients.stored_mask(parameter, ingredient);
-                    let mask = mask.zip(outcome.stored_masks[ingredient]);
-                    std::iter::once((value, outcome.values[ingredient])).chain(mask)
-                });
-                checkpoint_digest(stored.map(|(tensor, digest)| {
-                    (tensor.name.as_str(), tensor.dtype, &tensor.shape, digest)
-                }))
-            })
-            .collect();
-        let given = self.plan.tensors.iter().zip(&self.tensors).filter_map(|(planned, outcome)| {
-            let mask = self.ingredients.given_mask(&self.ingredients.parameters()[planned.parameter])?;
-            Some((mask.name.as_str(), mask.dtype, &mask.shape, outcome.given_mask?))
-        });
-        let mask_file = self.ingredients.mask_file().map(|_| checkpoint_digest(given));
-        Outcome { ingredients, mask_file, gram: self.gram, tensors: self.tensors }
+        let ingredients =
+            (0..self.ingredients.count())
+                .map(|ingredient| {
+                    let stored = self.plan.tensors.iter().zip(&self.tensors).flat_map(
+                        |(planned, outcome)| {
+                            let parameter = &self.ingredients.parameters()[planned.parameter];
+                            let value = self.ingredients.value(parameter, ingredient);
+                            let mask = self.ingredients.stored_mask(parameter, ingredient);
+                            let mask = mask.zip(outcome.stored_masks[ingredient]);
+                            std::iter::once((value, outcome.values[ingredient])).chain(mask)
+                        },
+                    );
+                    checkpoint_digest(stored.map(|(tensor, digest)| {
+                        (tensor.name.as_str(), tensor.dtype, &tensor.shape, digest)
+                    }))
+                })
+                .collect();
+        let given = self
+            .plan
+            .tensors
+            .iter()
+            .zip(&self.tensors)
+            .filter_map(|(planned, outcome)| {
+                let mask = self
+                    .ingredients
+                    .given_mask(&self.ingredients.parameters()[planned.parameter])?;
+                Some((
+                    mask.name.as_str(),
+                    mask.dtype,
+                    &mask.shape,
+                    outcome.given_mask?,
+                ))
+            });
+        let mask_file = self
+            .ingredients
+            .mask_file()
+            .map(|_| checkpoint_digest(given));
+        Outcome {
+            ingredients,
+            mask_file,
+            gram: self.gram,
+            tensors: self.tensors,
+        }
     }
 }
 
@@ -228,7 +286,10 @@ pub(super) fn checkpoint_digest<'t>(
         digester.push_text(name);
         digester.push_text(dtype.name());
         digester.update(&(shape.rank() as u64).to_le_bytes());
-        shape.dims().iter().for_each(|dim| digester.update(&dim.to_le_bytes()));
+        shape
+            .dims()
+            .iter()
+            .for_each(|dim| digester.update(&dim.to_le_bytes()));
         digester.push(digest);
     }
     digester.finish()

@@ -105,5 +105,7 @@ const MOST_THREADS: usize = 16;
 
 /// Threads that the machine has for this process, at most 16.
 pub fn default_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS)
+    std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(MOST_THREADS)
 }

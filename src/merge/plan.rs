@@ -100,9 +100,15 @@ impl MergePlan {
     pub fn new(ingredients: &Ingredients, options: &MergeOptions) -> Result<Self, MergeError> {
         let n_weights = options.weights.values().len();
         if n_weights != ingredients.count() {
-            return Err(MergeError::WeightCount { expected: ingredients.count(), found: n_weights });
+            return Err(MergeError::WeightCount {
+                expected: ingredients.count(),
+                found: n_weights,
+            });
         }
-        if let Some(dtype) = options.dtype.filter(|dtype| dtype.arithmetic() != Arithmetic::Average) {
+        if let Some(dtype) = options
+            .dtype
+            .filter(|dtype| dtype.arithmetic() != Arithmetic::Average)
+        {
             return Err(MergeError::OutputDtype { dtype });
         }
         refuse_unused_patterns(ingredients, options)?;
@@ -117,15 +123,32 @@ impl MergePlan {
         let bytes_to_read = bytes_to_read(ingredients);
         let bytes_to_write = layouts.iter().map(Layout::data_bytes).sum();
         let per_thread = memory_per_thread(ingredients);
-        let threads = options.threads.min((WORKER_MEMORY / per_thread) as usize).max(1);
-        let peak_memory = per_thread * threads as u64 + TENSOR_MEMORY * tensors.len() as u64 + (8 << 20);
-        Ok(Self { tensors, layouts, bytes_to_read, bytes_to_write, threads, peak_memory })
+        let threads = options
+            .threads
+            .min((WORKER_MEMORY / per_thread) as usize)
+            .max(1);
+        let peak_memory =
+            per_thread * threads as u64 + TENSOR_MEMORY * tensors.len() as u64 + (8 << 20);
+        Ok(Self {
+            tensors,
+            layouts,
+            bytes_to_read,
+            bytes_to_write,
+            threads,
+            peak_memory,
+        })
     }
 
     /// Replaces the rule by which differing mask bits become one, by name.
-    pub(crate) fn resolve(&mut self, resolutions: &[(String, Resolution)], ingredients: &Ingredients) {
-        let by_name: BTreeMap<&str, Resolution> =
-            resolutions.iter().map(|(name, resolution)| (name.as_str(), *resolution)).collect();
+    pub(crate) fn resolve(
+        &mut self,
+        resolutions: &[(String, Resolution)],
+        ingredients: &Ingredients,
+    ) {
+        let by_name: BTreeMap<&str, Resolution> = resolutions
+            .iter()
+            .map(|(name, resolution)| (name.as_str(), *resolution))
+            .collect();
         for tensor in &mut self.tensors {
             let name = ingredients.parameters()[tensor.parameter].name.as_str();
             if let Some(&resolution) = by_name.get(name) {
@@ -135,10 +158,19 @@ impl MergePlan {
     }
 }
 
-fn refuse_unused_patterns(ingredients: &Ingredients, options: &MergeOptions) -> Result<(), MergeError> {
-    let names = ingredients.parameters().iter().map(|parameter| parameter.name.as_str());
+fn refuse_unused_patterns(
+    ingredients: &Ingredients,
+    options: &MergeOptions,
+) -> Result<(), MergeError> {
+    let names = ingredients
+        .parameters()
+        .iter()
+        .map(|parameter| parameter.name.as_str());
     let unused = |option, patterns: &NamePatterns| match patterns.unused(names.clone()) {
-        Some(pattern) => Err(MergeError::UnusedPattern { option, pattern: pattern.to_owned() }),
+        Some(pattern) => Err(MergeError::UnusedPattern {
+            option,
+            pattern: pattern.to_owned(),
+        }),
         None => Ok(()),
     };
     unused("--prunable", &options.rules.prunable)?;
@@ -153,15 +185,28 @@ fn plan_tensor(
     parameter: &Parameter,
 ) -> PlannedTensor {
     let stored = ingredients.value(parameter, 0);
-    let has_explicit_mask =
-        parameter.given_mask.is_some() || parameter.sources.iter().any(|source| source.mask.is_some());
-    let expectation =
-        options.rules.expectation(&parameter.name, stored.dtype, &parameter.shape, has_explicit_mask);
+    let has_explicit_mask = parameter.given_mask.is_some()
+        || parameter.sources.iter().any(|source| source.mask.is_some());
+    let expectation = options.rules.expectation(
+        &parameter.name,
+        stored.dtype,
+        &parameter.shape,
+        has_explicit_mask,
+    );
     let action = action(ingredients, options, parameter, stored.dtype);
     let is_averaged = stored.dtype.arithmetic() == Arithmetic::Average;
-    let dtype = options.dtype.filter(|_| is_averaged).unwrap_or(stored.dtype);
-    let slot = |name: &str, dtype| Slot { name: name.to_owned(), dtype, shard: 0, offset: 0 };
-    let keeps_mask = options.layout == MaskLayout::Keep && parameter.sources[0].convention != Convention::Plain;
+    let dtype = options
+        .dtype
+        .filter(|_| is_averaged)
+        .unwrap_or(stored.dtype);
+    let slot = |name: &str, dtype| Slot {
+        name: name.to_owned(),
+        dtype,
+        shard: 0,
+        offset: 0,
+    };
+    let keeps_mask =
+        options.layout == MaskLayout::Keep && parameter.sources[0].convention != Convention::Plain;
     let mask_slot = ingredients
         .stored_mask(parameter, 0)
         .filter(|_| keeps_mask)
@@ -171,7 +216,14 @@ fn plan_tensor(
         action,
         expectation,
         resolution: Resolution::from(options.rules.policy),
-        slot: slot(if keeps_mask { &stored.name } else { &parameter.name }, dtype),
+        slot: slot(
+            if keeps_mask {
+                &stored.name
+            } else {
+                &parameter.name
+            },
+            dtype,
+        ),
         mask_slot,
     }
 }
@@ -183,19 +235,34 @@ fn split_name(name: &str) -> (&str, &str) {
 
 /// Whether a parameter is a buffer of batch norm rather than a weight.
 pub(crate) fn is_statistic(name: &str) -> bool {
-    matches!(split_name(name).1, "running_mean" | "running_var" | "num_batches_tracked")
+    matches!(
+        split_name(name).1,
+        "running_mean" | "running_var" | "num_batches_tracked"
+    )
 }
 
-fn action(ingredients: &Ingredients, options: &MergeOptions, parameter: &Parameter, dtype: Dtype) -> Action {
+fn action(
+    ingredients: &Ingredients,
+    options: &MergeOptions,
+    parameter: &Parameter,
+    dtype: Dtype,
+) -> Action {
     let (module, last) = split_name(&parameter.name);
     match dtype.arithmetic() {
         Arithmetic::Average if last == "running_var" && options.weights.is_convex() => {
-            let mean_name = if module.is_empty() { "running_mean".to_owned() } else { format!("{module}.running_mean") };
+            let mean_name = if module.is_empty() {
+                "running_mean".to_owned()
+            } else {
+                format!("{module}.running_mean")
+            };
             let parameters = ingredients.parameters();
-            let mean = parameters.binary_search_by(|other| other.name.as_str().cmp(&mean_name)).ok();
+            let mean = parameters
+                .binary_search_by(|other| other.name.as_str().cmp(&mean_name))
+                .ok();
             let matching = mean.filter(|&mean| {
                 let mean = &parameters[mean];
-                let is_float = |i| ingredients.value(mean, i).dtype.arithmetic() == Arithmetic::Average;
+                let is_float =
+                    |i| ingredients.value(mean, i).dtype.arithmetic() == Arithmetic::Average;
                 mean.shape == parameter.shape && (0..ingredients.count()).all(is_float)
             });
             matching.map_or(Action::Average, |mean| Action::PooledVariance { mean })
@@ -222,7 +289,11 @@ fn place(
         .flat_map(|tensor| {
             let shape = &ingredients.parameters()[tensor.parameter].shape;
             let slots = std::iter::once(&tensor.slot).chain(&tensor.mask_slot);
-            slots.map(|slot| Entry { name: slot.name.clone(), dtype: slot.dtype, shape: shape.clone() })
+            slots.map(|slot| Entry {
+                name: slot.name.clone(),
+                dtype: slot.dtype,
+                shape: shape.clone(),
+            })
         })
         .collect();
     natural_order(&mut entries);
@@ -234,7 +305,10 @@ fn place(
         .iter()
         .enumerate()
         .flat_map(|(shard, layout)| {
-            layout.tensors().iter().map(move |tensor| (tensor.name.as_str(), (shard, tensor.begin)))
+            layout
+                .tensors()
+                .iter()
+                .map(move |tensor| (tensor.name.as_str(), (shard, tensor.begin)))
         })
         .collect();
     for tensor in tensors {
@@ -251,8 +325,12 @@ fn split(entries: Vec<Entry>, shard_bytes: Option<u64>) -> Vec<Vec<Entry>> {
     let mut shards = vec![Vec::new()];
     let mut filled = 0;
     for entry in entries {
-        let bytes = entry.dtype.byte_len(entry.shape.numel()).unwrap_or(u64::MAX);
-        let is_full = shard_bytes.is_some_and(|most| filled > 0 && bytes > most.saturating_sub(filled));
+        let bytes = entry
+            .dtype
+            .byte_len(entry.shape.numel())
+            .unwrap_or(u64::MAX);
+        let is_full =
+            shard_bytes.is_some_and(|most| filled > 0 && bytes > most.saturating_sub(filled));
         if is_full {
             shards.push(Vec::new());
             filled = 0;
@@ -271,7 +349,10 @@ fn bytes_to_read(ingredients: &Ingredients) -> u64 {
             let mask = ingredients.stored_mask(parameter, ingredient);
             ingredients.value(parameter, ingredient).bytes + mask.map_or(0, |mask| mask.bytes)
         });
-        stored.sum::<u64>() + ingredients.given_mask(parameter).map_or(0, |mask| mask.bytes)
+        stored.sum::<u64>()
+            + ingredients
+                .given_mask(parameter)
+                .map_or(0, |mask| mask.bytes)
     };
     ingredients.parameters().iter().map(of_parameter).sum()
 }
@@ -281,8 +362,15 @@ fn bytes_to_read(ingredients: &Ingredients) -> u64 {
 fn memory_per_thread(ingredients: &Ingredients) -> u64 {
     let participants = ingredients.count() as u64 + 1;
     let is_read = |checkpoint: &crate::checkpoint::Checkpoint| {
-        checkpoint.shards().iter().any(|shard| shard.source().access() == crate::checkpoint::map::Access::Pread)
+        checkpoint
+            .shards()
+            .iter()
+            .any(|shard| shard.source().access() == crate::checkpoint::map::Access::Pread)
     };
-    let read_buffers = if ingredients.checkpoints().iter().any(is_read) { 2 * 8 * TILE_ELEMENTS } else { 0 };
+    let read_buffers = if ingredients.checkpoints().iter().any(is_read) {
+        2 * 8 * TILE_ELEMENTS
+    } else {
+        0
+    };
     participants * (TILE_ELEMENTS / 8 + 8 * PIECE as u64 + read_buffers) + 3 * 8 * TILE_ELEMENTS
 }

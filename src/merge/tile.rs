@@ -106,7 +106,9 @@ impl Job<'_> {
             .iter()
             .zip(values)
             .enumerate()
-            .map(|(i, (checkpoint, scratch))| read(checkpoint, self.ingredients.value(parameter, i), scratch))
+            .map(|(i, (checkpoint, scratch))| {
+                read(checkpoint, self.ingredients.value(parameter, i), scratch)
+            })
             .collect::<Result<_, _>>()?;
         let masks = checkpoints
             .iter()
@@ -119,11 +121,18 @@ impl Job<'_> {
                     .transpose()
             })
             .collect::<Result<_, _>>()?;
-        let given = match (self.ingredients.mask_file(), self.ingredients.given_mask(parameter)) {
+        let given = match (
+            self.ingredients.mask_file(),
+            self.ingredients.given_mask(parameter),
+        ) {
             (Some(mask_file), Some(mask)) => Some(read(mask_file, mask, given)?),
             _ => None,
         };
-        Ok(TileBytes { values, masks, given })
+        Ok(TileBytes {
+            values,
+            masks,
+            given,
+        })
     }
 
     /// Works through one tile. `out` and `mask_out` take the tile of the soup and of
@@ -137,20 +146,38 @@ impl Job<'_> {
         mask_out: &mut [u8],
     ) -> Result<TileOutcome, MergeError> {
         let parameter = &self.ingredients.parameters()[planned.parameter];
-        let Scratch { workspace, values, masks, given, words, piece_words, resolved } = scratch;
+        let Scratch {
+            workspace,
+            values,
+            masks,
+            given,
+            words,
+            piece_words,
+            resolved,
+        } = scratch;
         let bytes = self.read_tile(parameter, range, values, masks, given)?;
         let mut outcome = TileOutcome {
             tally: None,
             mask: None,
             values: bytes.values.iter().map(|bytes| Digest::of(bytes)).collect(),
-            stored_masks: bytes.masks.iter().map(|bytes| bytes.map(Digest::of)).collect(),
+            stored_masks: bytes
+                .masks
+                .iter()
+                .map(|bytes| bytes.map(Digest::of))
+                .collect(),
             given_mask: bytes.given.map(Digest::of),
             content: None,
             mask_content: None,
             counts: Counts::default(),
             gram: None,
         };
-        let tile = Tile { job: self, planned, parameter, range, bytes: &bytes };
+        let tile = Tile {
+            job: self,
+            planned,
+            parameter,
+            range,
+            bytes: &bytes,
+        };
         let n_words = range.count.div_ceil(64) as usize;
         let is_masked = planned.expectation != Expectation::Dense;
         if is_masked {
@@ -222,23 +249,34 @@ impl Tile<'_> {
             let n_words = resolved_piece.len();
             piece_words.clear();
             piece_words.resize(n_participants * n_words, 0);
-            let (given_words, ingredient_words) = piece_words.split_at_mut(usize::from(has_given) * n_words);
-            if let (Some(bytes), Some(mask)) = (self.bytes.given, self.job.ingredients.given_mask(self.parameter)) {
+            let (given_words, ingredient_words) =
+                piece_words.split_at_mut(usize::from(has_given) * n_words);
+            if let (Some(bytes), Some(mask)) = (
+                self.bytes.given,
+                self.job.ingredients.given_mask(self.parameter),
+            ) {
                 let piece = self.piece(bytes, begin, n_elements);
                 self.job.backend.nonzero(given_words, mask.dtype, piece)?;
             }
             for (ingredient, own) in ingredient_words.chunks_mut(n_words).enumerate() {
-                match (self.bytes.masks[ingredient], self.job.ingredients.stored_mask(self.parameter, ingredient)) {
+                match (
+                    self.bytes.masks[ingredient],
+                    self.job.ingredients.stored_mask(self.parameter, ingredient),
+                ) {
                     (Some(bytes), Some(mask)) => {
                         let piece = self.piece(bytes, begin, n_elements);
                         self.job.backend.nonzero(own, mask.dtype, piece)?;
                     }
                     _ => {
                         let piece = self.piece(self.bytes.values[ingredient], begin, n_elements);
-                        self.job.backend.nonzero(own, self.stored(ingredient).dtype, piece)?;
+                        self.job
+                            .backend
+                            .nonzero(own, self.stored(ingredient).dtype, piece)?;
                         if self.bytes.given.is_some() {
                             // Within a given mask a zero is an accident.
-                            own.iter_mut().zip(&*given_words).for_each(|(own, given)| *own |= given);
+                            own.iter_mut()
+                                .zip(&*given_words)
+                                .for_each(|(own, given)| *own |= given);
                         }
                     }
                 }
@@ -247,15 +285,33 @@ impl Tile<'_> {
                 // The mask file says nothing of this tensor: it agrees with the first ingredient.
                 given_words.copy_from_slice(&ingredient_words[..n_words]);
             }
-            let masks = PieceMasks { words: piece_words, n_words, votes: &self.job.votes };
+            let masks = PieceMasks {
+                words: piece_words,
+                n_words,
+                votes: &self.job.votes,
+            };
             let start = self.range.begin + begin as u64;
-            tally.add_piece(masks, self.planned.resolution, start, n_elements, resolved_piece);
-            for (all, piece) in words.chunks_mut(self.n_words()).zip(piece_words.chunks(n_words)) {
+            tally.add_piece(
+                masks,
+                self.planned.resolution,
+                start,
+                n_elements,
+                resolved_piece,
+            );
+            for (all, piece) in words
+                .chunks_mut(self.n_words())
+                .zip(piece_words.chunks(n_words))
+            {
                 all[begin / 64..][..n_words].copy_from_slice(piece);
             }
         }
         let differing = (tally.disagreements > 0).then_some(words.as_slice());
-        tally.add_tile_patterns(resolved, differing, self.range.count as usize, &self.parameter.shape);
+        tally.add_tile_patterns(
+            resolved,
+            differing,
+            self.range.count as usize,
+            &self.parameter.shape,
+        );
         Ok(tally)
     }
 
@@ -264,7 +320,9 @@ impl Tile<'_> {
     }
 
     fn refuse_non_flags(&self) -> Result<(), MergeError> {
-        let refuse = |checkpoint: &Checkpoint, mask: &StoredTensor, bytes| match first_not_flag(mask.dtype, bytes) {
+        let refuse = |checkpoint: &Checkpoint, mask: &StoredTensor, bytes| match first_not_flag(
+            mask.dtype, bytes,
+        ) {
             None => Ok(()),
             Some(index) => Err(MergeError::NotAMask {
                 path: checkpoint.path().to_owned(),
@@ -274,11 +332,17 @@ impl Tile<'_> {
         };
         let ingredients = self.job.ingredients;
         for (ingredient, bytes) in self.bytes.masks.iter().enumerate() {
-            if let (Some(bytes), Some(mask)) = (bytes, ingredients.stored_mask(self.parameter, ingredient)) {
+            if let (Some(bytes), Some(mask)) =
+                (bytes, ingredients.stored_mask(self.parameter, ingredient))
+            {
                 refuse(&ingredients.checkpoints()[ingredient], mask, bytes)?;
             }
         }
-        match (self.bytes.given, ingredients.mask_file(), ingredients.given_mask(self.parameter)) {
+        match (
+            self.bytes.given,
+            ingredients.mask_file(),
+            ingredients.given_mask(self.parameter),
+        ) {
             (Some(bytes), Some(mask_file), Some(mask)) => refuse(mask_file, mask, bytes),
             _ => Ok(()),
         }
@@ -301,13 +365,23 @@ impl Tile<'_> {
                 .values
                 .iter()
                 .enumerate()
-                .map(|(i, bytes)| Input { bytes: self.piece(bytes, begin, n_elements), dtype: self.stored(i).dtype })
+                .map(|(i, bytes)| Input {
+                    bytes: self.piece(bytes, begin, n_elements),
+                    dtype: self.stored(i).dtype,
+                })
                 .collect();
             let mask = mask.map(|mask| &mask[begin / 64..(begin + n_elements).div_ceil(64)]);
             let dtype = self.planned.slot.dtype;
             let weights = &self.job.options.weights;
-            let found =
-                self.job.backend.combine(workspace, out_piece, dtype, &inputs, weights, mask, gram.as_mut())?;
+            let found = self.job.backend.combine(
+                workspace,
+                out_piece,
+                dtype,
+                &inputs,
+                weights,
+                mask,
+                gram.as_mut(),
+            )?;
             if found.non_finite > 0 && !self.job.options.allow_non_finite {
                 return Err(self.non_finite(out_piece, &inputs, mask, begin as u64));
             }
@@ -318,18 +392,33 @@ impl Tile<'_> {
     }
 
     /// The error for the first element of a piece that is not finite.
-    fn non_finite(&self, out: &[u8], inputs: &[Input<'_>], mask: Option<&[u64]>, begin: u64) -> MergeError {
-        let result = Input { bytes: out, dtype: self.planned.slot.dtype };
+    fn non_finite(
+        &self,
+        out: &[u8],
+        inputs: &[Input<'_>],
+        mask: Option<&[u64]>,
+        begin: u64,
+    ) -> MergeError {
+        let result = Input {
+            bytes: out,
+            dtype: self.planned.slot.dtype,
+        };
         let n_elements = out.len() / (result.dtype.bits() / 8) as usize;
         let is_retained = |j: usize| mask.is_none_or(|mask| mask[j / 64] >> (j % 64) & 1 == 1);
-        let j = (0..n_elements).find(|&j| is_retained(j) && !value_at(result, j).is_finite()).unwrap_or(0);
-        let culprit = inputs.iter().position(|&input| !value_at(input, j).is_finite());
+        let j = (0..n_elements)
+            .find(|&j| is_retained(j) && !value_at(result, j).is_finite())
+            .unwrap_or(0);
+        let culprit = inputs
+            .iter()
+            .position(|&input| !value_at(input, j).is_finite());
         let checkpoints = self.job.ingredients.checkpoints();
         MergeError::NonFinite {
             path: culprit.map(|ingredient| checkpoints[ingredient].path().to_owned()),
             tensor: self.parameter.name.clone(),
             index: self.range.begin + begin + j as u64,
-            value: culprit.map_or(value_at(result, j), |ingredient| value_at(inputs[ingredient], j)),
+            value: culprit.map_or(value_at(result, j), |ingredient| {
+                value_at(inputs[ingredient], j)
+            }),
         }
     }
 
@@ -345,7 +434,10 @@ impl Tile<'_> {
             .map(|(i, (checkpoint, scratch))| {
                 let stored = ingredients.value(means_parameter, i);
                 let bytes = checkpoint.read(stored, self.range.begin, self.range.count, scratch)?;
-                Ok(Input { bytes, dtype: stored.dtype })
+                Ok(Input {
+                    bytes,
+                    dtype: stored.dtype,
+                })
             })
             .collect::<Result<Vec<_>, MergeError>>()?;
         let variances: Vec<Input<'_>> = self
@@ -353,17 +445,34 @@ impl Tile<'_> {
             .values
             .iter()
             .enumerate()
-            .map(|(i, bytes)| Input { bytes, dtype: self.stored(i).dtype })
+            .map(|(i, bytes)| Input {
+                bytes,
+                dtype: self.stored(i).dtype,
+            })
             .collect();
         let dtype = self.planned.slot.dtype;
         let width = (dtype.bits() / 8) as usize;
         for (index, out_piece) in out.chunks_mut(PIECE * width).enumerate() {
             let (begin, n_elements) = (index * PIECE, out_piece.len() / width);
-            let variances: Vec<Input<'_>> =
-                variances.iter().map(|&input| input_piece(input, begin, n_elements)).collect();
-            let means: Vec<Input<'_>> = means.iter().map(|&input| input_piece(input, begin, n_elements)).collect();
-            pooled_variance(out_piece, dtype, &variances, &means, &self.job.options.weights)?;
-            let result = Input { bytes: out_piece, dtype };
+            let variances: Vec<Input<'_>> = variances
+                .iter()
+                .map(|&input| input_piece(input, begin, n_elements))
+                .collect();
+            let means: Vec<Input<'_>> = means
+                .iter()
+                .map(|&input| input_piece(input, begin, n_elements))
+                .collect();
+            pooled_variance(
+                out_piece,
+                dtype,
+                &variances,
+                &means,
+                &self.job.options.weights,
+            )?;
+            let result = Input {
+                bytes: out_piece,
+                dtype,
+            };
             let bad = (0..n_elements).any(|j| !value_at(result, j).is_finite());
             if bad && !self.job.options.allow_non_finite {
                 return Err(self.non_finite(out_piece, &variances, None, begin as u64));
@@ -377,13 +486,30 @@ impl Tile<'_> {
         let checkpoints = self.job.ingredients.checkpoints();
         let dtype = self.planned.slot.dtype;
         for (other, bytes) in self.bytes.values.iter().enumerate().skip(1) {
-            let Some(index) = first_difference(self.bytes.values[0], bytes, dtype.bits()) else { continue };
+            let Some(index) = first_difference(self.bytes.values[0], bytes, dtype.bits()) else {
+                continue;
+            };
             let tensor = self.parameter.name.clone();
-            let (first, other) = (checkpoints[0].path().to_owned(), checkpoints[other].path().to_owned());
+            let (first, other) = (
+                checkpoints[0].path().to_owned(),
+                checkpoints[other].path().to_owned(),
+            );
             let index = self.range.begin + index;
             return Err(match dtype.arithmetic() {
-                Arithmetic::Integer => MergeError::IntegerMismatch { tensor, dtype, first, other, index },
-                _ => MergeError::OpaqueMismatch { tensor, dtype, first, other, index },
+                Arithmetic::Integer => MergeError::IntegerMismatch {
+                    tensor,
+                    dtype,
+                    first,
+                    other,
+                    index,
+                },
+                _ => MergeError::OpaqueMismatch {
+                    tensor,
+                    dtype,
+                    first,
+                    other,
+                    index,
+                },
             });
         }
         Ok(())
@@ -392,5 +518,8 @@ impl Tile<'_> {
 
 fn input_piece(input: Input<'_>, begin: usize, n_elements: usize) -> Input<'_> {
     let width = (input.dtype.bits() / 8) as usize;
-    Input { bytes: &input.bytes[begin * width..(begin + n_elements) * width], dtype: input.dtype }
+    Input {
+        bytes: &input.bytes[begin * width..(begin + n_elements) * width],
+        dtype: input.dtype,
+    }
 }

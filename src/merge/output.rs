@@ -1,0 +1,321 @@
+//! Where a soup goes: a file or a directory, staged until it is complete.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::path::PathBuf;
+
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::INDEX_NAME;
+use crate::checkpoint::Ingredients;
+use crate::checkpoint::SINGLE_NAME;
+use crate::format::replace::Durability;
+use crate::format::replace::Existing;
+use crate::format::replace::ReplaceError;
+use crate::format::replace::StagedDirectory;
+use crate::format::replace::StagedEntry;
+use crate::format::replace::StagedFile;
+use crate::format::replace::Target;
+use crate::format::safetensors::Layout;
+use crate::format::shard_index::render;
+use crate::format::shard_index::shard_name;
+use crate::merge::MergeError;
+
+/// Ends of the names of files that belong beside the weights of a model.
+const SIDECAR_SUFFIXES: [&str; 6] = [".json", ".txt", ".model", ".jinja", ".tiktoken", ".py"];
+/// Ends of the names of files that describe how weights are cut into shards.
+const INDEX_SUFFIX: &str = ".index.json";
+
+/// Where a soup goes.
+#[derive(Debug)]
+pub struct Destination {
+    path: PathBuf,
+    target: Target,
+    is_directory: bool,
+    durability: Durability,
+}
+
+/// Files of the first ingredient's directory that go with its weights.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sidecars {
+    /// Names of the files that are copied.
+    pub copied: Vec<String>,
+    /// Those of them that another ingredient lacks or has otherwise.
+    pub differing: Vec<String>,
+    directory: PathBuf,
+}
+
+impl Destination {
+    /// Looks a destination up, and refuses one that is an input.
+    ///
+    /// The soup is a directory if `path` ends in a slash, is one, or has no
+    /// extension where all ingredients are directories, and always if it is cut
+    /// into shards. Nothing is read of any input.
+    ///
+    /// # Errors
+    /// [`MergeError::OutputIsInput`], [`MergeError::ShardsNeedDirectory`], and
+    /// [`MergeError::Output`] if the place is unfit or taken.
+    pub fn resolve(
+        path: &Path,
+        ingredients: &Ingredients,
+        shard_bytes: Option<u64>,
+        existing: Existing,
+        durability: Durability,
+    ) -> Result<Self, MergeError> {
+        let is_file_name = path
+            .extension()
+            .is_some_and(|end| end == "st" || end == "safetensors");
+        let all_directories = ingredients
+            .checkpoints()
+            .iter()
+            .all(|input| input.directory().is_some());
+        let is_directory = path.as_os_str().as_encoded_bytes().ends_with(b"/")
+            || path.is_dir()
+            || shard_bytes.is_some()
+            || (all_directories && path.extension().is_none());
+        if is_directory && is_file_name && !path.is_dir() {
+            return Err(MergeError::ShardsNeedDirectory {
+                path: path.to_owned(),
+            });
+        }
+        refuse_input(path, ingredients)?;
+        let target = if is_directory {
+            Target::for_directory(path, existing)?
+        } else {
+            Target::for_file(path, existing)?
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            target,
+            is_directory,
+            durability,
+        })
+    }
+
+    /// The path as it was given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Names of the files of a soup of so many shards, without its sidecars.
+    pub(super) fn shard_names(&self, n_shards: usize) -> Vec<String> {
+        match (self.is_directory, n_shards) {
+            (false, _) => vec![
+                self.target
+                    .path()
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned(),
+            ],
+            (true, 1) => vec![SINGLE_NAME.to_owned()],
+            (true, n_shards) => (0..n_shards)
+                .map(|shard| shard_name("model", shard, n_shards))
+                .collect(),
+        }
+    }
+
+    /// What goes with the weights: nothing beside a single file.
+    pub(super) fn sidecars(&self, ingredients: &Ingredients) -> Sidecars {
+        let directory = ingredients
+            .checkpoints()
+            .first()
+            .and_then(Checkpoint::directory);
+        match directory.filter(|_| self.is_directory) {
+            Some(directory) => Sidecars::find(directory, ingredients),
+            None => Sidecars::default(),
+        }
+    }
+
+    /// Checks that so many bytes fit.
+    pub(super) fn require_space(&self, needed: u64) -> Result<(), MergeError> {
+        let free = self.target.free_bytes()?;
+        if free < needed {
+            return Err(MergeError::Space {
+                path: self.path.clone(),
+                needed,
+                free,
+            });
+        }
+        Ok(())
+    }
+
+    /// Stages files of the given lengths, has `fill` write them, and publishes them
+    /// together once it returns. A failure leaves nothing.
+    pub(super) fn write<T>(
+        &self,
+        headers: &[u64],
+        layouts: &[Layout],
+        sidecars: &Sidecars,
+        fill: impl FnOnce(&StagedOutput<'_>) -> Result<T, MergeError>,
+    ) -> Result<T, MergeError> {
+        let lengths = headers
+            .iter()
+            .zip(layouts)
+            .map(|(header, layout)| header + layout.data_bytes());
+        if !self.is_directory {
+            let staged = StagedFile::create(&self.target, lengths.sum(), self.durability)?;
+            let output = StagedOutput {
+                shards: vec![StagedShard::File(&staged)],
+                headers,
+            };
+            let filled = fill(&output)?;
+            drop(output);
+            staged.publish()?;
+            return Ok(filled);
+        }
+        let names = self.shard_names(layouts.len());
+        let index = (layouts.len() > 1).then(|| shard_index(&names, layouts));
+        let all_names: BTreeSet<&str> = names
+            .iter()
+            .chain(&sidecars.copied)
+            .map(String::as_str)
+            .chain(index.as_ref().map(|_| INDEX_NAME))
+            .collect();
+        let staged = StagedDirectory::create(&self.target, all_names, self.durability)?;
+        let shards = names
+            .iter()
+            .zip(lengths)
+            .map(|(name, bytes)| Ok(StagedShard::Entry(staged.file(name, bytes)?)))
+            .collect::<Result<_, ReplaceError>>()?;
+        let output = StagedOutput { shards, headers };
+        let filled = fill(&output)?;
+        drop(output);
+        if let Some(text) = index {
+            staged
+                .file(INDEX_NAME, text.len() as u64)?
+                .write_at(text.as_bytes(), 0)?;
+        }
+        for name in &sidecars.copied {
+            staged.copy_in(name, &sidecars.directory.join(name))?;
+        }
+        staged.publish()?;
+        Ok(filled)
+    }
+}
+
+/// Refuses an output that is one of the inputs, by whatever name.
+fn refuse_input(path: &Path, ingredients: &Ingredients) -> Result<(), MergeError> {
+    // What does not exist yet is no input; other failures are reported by `Target`.
+    let Ok(output) = fs::metadata(path) else {
+        return Ok(());
+    };
+    let same = |input: &Path| {
+        fs::metadata(input)
+            .is_ok_and(|input| (input.dev(), input.ino()) == (output.dev(), output.ino()))
+    };
+    for checkpoint in ingredients
+        .checkpoints()
+        .iter()
+        .chain(ingredients.mask_file())
+    {
+        let files = checkpoint
+            .shards()
+            .iter()
+            .map(|shard| shard.source().path());
+        for file in files.chain([checkpoint.path()]) {
+            let holds_input =
+                output.is_dir() && file.parent().is_some_and(|parent| same(nonempty(parent)));
+            if holds_input || same(file) {
+                return Err(MergeError::OutputIsInput {
+                    output: path.to_owned(),
+                    input: file.to_owned(),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The parent of a bare name is the current directory.
+fn nonempty(path: &Path) -> &Path {
+    if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    }
+}
+
+fn shard_index(names: &[String], layouts: &[Layout]) -> String {
+    let places = names.iter().zip(layouts).flat_map(|(name, layout)| {
+        layout
+            .tensors()
+            .iter()
+            .map(move |tensor| (tensor.name.clone(), name.clone()))
+    });
+    let weight_map: BTreeMap<String, String> = places.collect();
+    render(&weight_map, layouts.iter().map(Layout::data_bytes).sum())
+}
+
+impl Sidecars {
+    fn find(directory: &Path, ingredients: &Ingredients) -> Self {
+        let is_sidecar = |name: &str| {
+            SIDECAR_SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
+                && !name.ends_with(INDEX_SUFFIX)
+        };
+        let mut copied: Vec<String> = fs::read_dir(directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|entry| fs::metadata(entry.path()).is_ok_and(|metadata| metadata.is_file()))
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| is_sidecar(name))
+            .collect();
+        copied.sort();
+        let others = || {
+            ingredients
+                .checkpoints()
+                .iter()
+                .skip(1)
+                .filter_map(Checkpoint::directory)
+        };
+        let differs = |name: &&String| {
+            let own = fs::read(directory.join(name)).ok();
+            others().any(|other| fs::read(other.join(name)).ok() != own)
+        };
+        let differing = copied.iter().filter(differs).cloned().collect();
+        Self {
+            copied,
+            differing,
+            directory: directory.to_owned(),
+        }
+    }
+}
+
+enum StagedShard<'a> {
+    File(&'a StagedFile),
+    Entry(StagedEntry<'a>),
+}
+
+/// The files of a soup while it is being written.
+pub(super) struct StagedOutput<'a> {
+    shards: Vec<StagedShard<'a>>,
+    /// Bytes before each shard's data buffer.
+    headers: &'a [u64],
+}
+
+impl StagedOutput<'_> {
+    /// Writes at an offset in a shard's data buffer. Called by all threads.
+    pub(super) fn write_at(
+        &self,
+        shard: usize,
+        bytes: &[u8],
+        offset: u64,
+    ) -> Result<(), ReplaceError> {
+        self.write_file(shard, bytes, self.headers[shard] + offset)
+    }
+
+    /// Writes what stands before a shard's data buffer.
+    pub(super) fn write_header(&self, shard: usize, bytes: &[u8]) -> Result<(), ReplaceError> {
+        self.write_file(shard, bytes, 0)
+    }
+
+    fn write_file(&self, shard: usize, bytes: &[u8], offset: u64) -> Result<(), ReplaceError> {
+        match &self.shards[shard] {
+            StagedShard::File(file) => file.write_at(bytes, offset),
+            StagedShard::Entry(entry) => entry.write_at(bytes, offset),
+        }
+    }
+}

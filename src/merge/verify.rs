@@ -1,0 +1,352 @@
+//! Proof after the fact: a soup computed again, or held against its own certificate.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::DtypeRule;
+use crate::checkpoint::Ingredients;
+use crate::connectivity::whole_mask_digest;
+use crate::format::safetensors::TensorInfo;
+use crate::kernel::Normalization;
+use crate::kernel::Weights;
+use crate::merge::MergeError;
+use crate::merge::certificate::Certificate;
+use crate::merge::execute::Comparison;
+use crate::merge::execute::Job;
+use crate::merge::execute::Observer;
+use crate::merge::execute::Sink;
+use crate::merge::ledger::checkpoint_digest;
+use crate::merge::options::MergeOptions;
+use crate::merge::run::resolved_plan;
+use crate::merge::run::scan;
+use crate::tensor::Digest;
+use crate::tensor::Shape;
+
+/// In what a soup differs from what it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// An element has other bits than the ingredients give.
+    Element {
+        /// The tensor.
+        tensor: String,
+        /// Its dimensions.
+        shape: Shape,
+        /// Row-major index of the element.
+        index: u64,
+    },
+    /// The soup lacks a tensor, or has it with another type or shape.
+    Missing {
+        /// The tensor.
+        tensor: String,
+    },
+    /// The soup has a tensor that it should not have.
+    Extra {
+        /// The tensor.
+        tensor: String,
+    },
+    /// An ingredient is not the one that the certificate names.
+    Ingredient {
+        /// Its position, from 0.
+        position: usize,
+        /// Its digest in the certificate.
+        recorded: Digest,
+        /// Its digest now.
+        found: Digest,
+    },
+    /// There are other ingredients than the certificate names.
+    IngredientCount {
+        /// Number in the certificate.
+        recorded: usize,
+        /// Number given.
+        found: usize,
+    },
+    /// The mask file is not the one that the certificate names.
+    MaskFile,
+    /// A tensor's bytes are not those that were written.
+    Content {
+        /// The tensor.
+        tensor: String,
+    },
+    /// A tensor's non-zero elements are not those of its mask.
+    Mask {
+        /// The tensor.
+        tensor: String,
+        /// Non-zero elements that the certificate allows for.
+        expected: u64,
+        /// Non-zero elements that it has.
+        found: u64,
+    },
+    /// The certificate contradicts itself.
+    Certificate {
+        /// What does not fit.
+        what: &'static str,
+    },
+}
+
+/// Computes a soup again and compares every bit.
+///
+/// The recipe is the certificate's; of `options` only the threads count. Ingredients
+/// whose names are those of the certificate are put in its order; others are taken
+/// in the order given. All differences found are returned, the first element that
+/// differs first; none means that the soup is proved.
+///
+/// # Errors
+/// [`MergeError`] if something cannot be read, or the ingredients cannot be merged.
+pub fn recompute(
+    soup: &Checkpoint,
+    certificate: &Certificate,
+    checkpoints: Vec<Checkpoint>,
+    mask_file: Option<Checkpoint>,
+    threads: usize,
+    observer: Observer<'_>,
+) -> Result<Vec<Difference>, MergeError> {
+    let record = &certificate.soup;
+    if checkpoints.len() != record.ingredients.len() {
+        let (recorded, found) = (record.ingredients.len(), checkpoints.len());
+        return Ok(vec![Difference::IngredientCount { recorded, found }]);
+    }
+    if mask_file.is_some() != certificate.options.mask_file.is_some() {
+        return Ok(vec![Difference::MaskFile]);
+    }
+    let normalization = if record.normalized {
+        Normalization::SumToOne
+    } else {
+        Normalization::AsGiven
+    };
+    let mut options = MergeOptions::new(
+        record.method,
+        Weights::new(record.weights.clone(), normalization)?,
+    );
+    certificate.options.restore(&mut options);
+    options.threads = threads;
+    options.distances = false;
+    let dtypes = if options.dtype.is_some() {
+        DtypeRule::AnyFloat
+    } else {
+        DtypeRule::Same
+    };
+    let checkpoints = in_recorded_order(checkpoints, certificate);
+    let ingredients =
+        Ingredients::join(checkpoints, mask_file, dtypes, |name| options.selects(name))?;
+    let plan = resolved_plan(&ingredients, &options, observer)?;
+    let expected: BTreeMap<&str, &TensorInfo> = plan
+        .layouts
+        .iter()
+        .flat_map(|layout| layout.tensors())
+        .map(|tensor| (tensor.name.as_str(), tensor))
+        .collect();
+    let mut differences = layout_differences(soup, &expected);
+    if !differences.is_empty() {
+        return Ok(differences);
+    }
+    let comparison = Comparison {
+        soup,
+        first: Mutex::new(None),
+    };
+    let job = Job::new(&ingredients, &plan, &options, Sink::Compare(comparison));
+    let outcome = job.run(observer)?;
+    soup.check_unchanged()?;
+    if let Sink::Compare(comparison) = job.sink
+        && let Some((_, tensor, index)) = comparison
+            .first
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+    {
+        let shape = expected[tensor.as_str()].shape.clone();
+        differences.push(Difference::Element {
+            tensor,
+            shape,
+            index,
+        });
+    }
+    for (position, (recorded, &found)) in record
+        .ingredients
+        .iter()
+        .zip(&outcome.ingredients)
+        .enumerate()
+    {
+        if recorded.digest != found {
+            differences.push(Difference::Ingredient {
+                position,
+                recorded: recorded.digest,
+                found,
+            });
+        }
+    }
+    if outcome.mask_file != certificate.options.mask_file {
+        differences.push(Difference::MaskFile);
+    }
+    let masks = outcome
+        .tensors
+        .iter()
+        .filter_map(|tensor| tensor.mask.as_ref())
+        .filter(|mask| mask.is_pruned);
+    if whole_mask_digest(masks.map(|mask| (mask.name.as_str(), mask.digest))) != record.mask {
+        differences.push(Difference::Certificate {
+            what: "the digest of the mask",
+        });
+    }
+    Ok(differences)
+}
+
+fn in_recorded_order(
+    mut checkpoints: Vec<Checkpoint>,
+    certificate: &Certificate,
+) -> Vec<Checkpoint> {
+    let position = |checkpoint: &Checkpoint| {
+        let name = checkpoint.display_name();
+        let mut named = certificate
+            .soup
+            .ingredients
+            .iter()
+            .enumerate()
+            .filter(|(_, record)| record.name == name);
+        named
+            .next()
+            .filter(|_| named.next().is_none())
+            .map(|(position, _)| position)
+    };
+    let mut positions: Vec<_> = checkpoints.iter().filter_map(position).collect();
+    positions.sort_unstable();
+    positions.dedup();
+    if positions.len() == checkpoints.len() {
+        checkpoints.sort_by_key(|checkpoint| position(checkpoint));
+    }
+    checkpoints
+}
+
+fn layout_differences(
+    soup: &Checkpoint,
+    expected: &BTreeMap<&str, &TensorInfo>,
+) -> Vec<Difference> {
+    let has = |tensor: &&&TensorInfo| {
+        let found = soup.find(&tensor.name).map(|index| &soup.tensors()[index]);
+        !found.is_some_and(|found| found.dtype == tensor.dtype && found.shape == tensor.shape)
+    };
+    let missing = expected
+        .values()
+        .filter(has)
+        .map(|tensor| Difference::Missing {
+            tensor: tensor.name.clone(),
+        });
+    let extra = soup
+        .tensors()
+        .iter()
+        .filter(|tensor| !expected.contains_key(tensor.name.as_str()))
+        .map(|tensor| Difference::Extra {
+            tensor: tensor.name.clone(),
+        });
+    missing.chain(extra).collect()
+}
+
+/// What a soup's own certificate says of it.
+#[derive(Clone, Debug)]
+pub struct SelfCheck {
+    /// Everything that is not as the certificate says; nothing if the soup is sound.
+    pub differences: Vec<Difference>,
+    /// Retained elements whose value is zero: their place in the mask is certified by
+    /// the digest alone.
+    pub retained_zeros: u64,
+}
+
+/// Holds a soup against its own certificate: the content of every tensor, its mask,
+/// and that nothing off the mask is non-zero.
+///
+/// # Errors
+/// [`MergeError`] if something cannot be read.
+pub fn self_check(
+    soup: Checkpoint,
+    certificate: &Certificate,
+    threads: usize,
+    observer: Observer<'_>,
+) -> Result<SelfCheck, MergeError> {
+    let mut options = MergeOptions::new(certificate.soup.method, Weights::uniform(1)?);
+    options.threads = threads;
+    let ingredients = Ingredients::join(vec![soup], None, DtypeRule::Same, |_| true)?;
+    let scanned = scan(&ingredients, &options, observer)?;
+    let soup = &ingredients.checkpoints()[0];
+    soup.check_unchanged()?;
+    let mut differences = Vec::new();
+    let mut masks = Vec::new();
+    let mut retained_zeros = 0;
+    let mut totals = (0, 0);
+    for (planned, outcome) in scanned.plan.tensors.iter().zip(&scanned.outcome.tensors) {
+        let parameter = &ingredients.parameters()[planned.parameter];
+        let value = ingredients.value(parameter, 0);
+        let flags = ingredients
+            .stored_mask(parameter, 0)
+            .zip(outcome.stored_masks[0]);
+        for (tensor, digest) in std::iter::once((value, outcome.values[0])).chain(flags) {
+            let tensor = tensor.name.clone();
+            match certificate.tensors.get(&tensor) {
+                None => differences.push(Difference::Extra { tensor }),
+                Some(record) if record.content != digest => {
+                    differences.push(Difference::Content { tensor })
+                }
+                Some(_) => {}
+            }
+        }
+        let record = certificate
+            .tensors
+            .get(&value.name)
+            .and_then(|record| record.mask.as_ref());
+        let (Some(record), Some(found)) = (record, &outcome.mask) else {
+            continue;
+        };
+        masks.push((parameter.name.as_str(), record.mask));
+        totals = (
+            totals.0 + parameter.shape.numel(),
+            totals.1 + record.retained,
+        );
+        retained_zeros += record.retained_zeros;
+        // A stored mask has all that is retained; zeros lack the retained zeros.
+        let is_stored = ingredients.stored_mask(parameter, 0).is_some();
+        let lacking = if is_stored { 0 } else { record.retained_zeros };
+        let expected = record.retained.saturating_sub(lacking);
+        let count = found.retained_by[0];
+        if count != expected || (lacking == 0 && found.digest != record.mask) {
+            differences.push(Difference::Mask {
+                tensor: value.name.clone(),
+                expected,
+                found: count,
+            });
+        }
+    }
+    let missing = certificate
+        .tensors
+        .keys()
+        .filter(|name| soup.find(name).is_none());
+    differences.extend(missing.map(|tensor| Difference::Missing {
+        tensor: tensor.clone(),
+    }));
+    let recorded = certificate.tensors.iter().filter_map(|(name, record)| {
+        let tensor = &soup.tensors()[soup.find(name)?];
+        Some((
+            tensor.name.as_str(),
+            tensor.dtype,
+            &tensor.shape,
+            record.content,
+        ))
+    });
+    if whole_mask_digest(masks.into_iter()) != certificate.soup.mask {
+        differences.push(Difference::Certificate {
+            what: "the digest of the mask",
+        });
+    }
+    if checkpoint_digest(recorded) != certificate.content {
+        differences.push(Difference::Certificate {
+            what: "the digest of the content",
+        });
+    }
+    if totals != (certificate.prunable, certificate.retained) {
+        differences.push(Difference::Certificate {
+            what: "the count of retained elements",
+        });
+    }
+    Ok(SelfCheck {
+        differences,
+        retained_zeros,
+    })
+}
