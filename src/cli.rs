@@ -3,15 +3,22 @@
 
 mod args;
 mod argv;
+mod check;
 mod completions;
 mod exit;
 mod ingredients;
+mod inputs;
+mod inspect;
 mod masks;
+mod merge;
 mod metrics;
 mod natural;
+mod plan;
 mod progress;
 mod size;
+mod summary;
 mod text;
+mod verify;
 
 use std::ffi::OsString;
 use std::sync::atomic::AtomicBool;
@@ -46,14 +53,28 @@ pub(crate) fn run(argv: Vec<OsString>, interrupted: &AtomicBool) -> u8 {
     });
     match done {
         Ok(exit) => exit.code(),
-        Err(error) => report(&ErrorObject::new(&error), wants_json),
+        Err(error) => {
+            if let Some(mismatch) = exit::mismatch_of(&error)
+                && !wants_json
+            {
+                text::note(&masks::mismatch_text(mismatch));
+            }
+            let exit = report(&ErrorObject::new(&error), wants_json);
+            if exit == Exit::Connectivity.code() && !wants_json {
+                text::note(masks::policies().trim_end());
+            }
+            exit
+        }
     }
 }
 
-fn dispatch(command: &Command, _interrupted: &AtomicBool) -> anyhow::Result<Exit> {
+fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit> {
     match command {
+        Command::Merge(arguments) => merge::run(arguments, interrupted),
+        Command::Check(arguments) => check::run(arguments, interrupted),
+        Command::Inspect(arguments) => inspect::run(arguments, interrupted),
+        Command::Verify(arguments) => verify::run(arguments, interrupted),
         Command::Completions(arguments) => completions::run(arguments),
-        _ => anyhow::bail!("not there yet"),
     }
 }
 
@@ -79,6 +100,7 @@ fn refuse(error: &clap::Error, wants_json: bool) -> anyhow::Result<Exit> {
                 causes: Vec::new(),
                 exit: Exit::Usage.code(),
                 next: Some("sms-merge --help".to_owned()),
+                mismatch: None,
             };
             report(&object, wants_json);
         }

@@ -310,7 +310,7 @@ pub(crate) struct VerifyArguments {
     pub(crate) ingredients: Vec<OsString>,
 
     /// The mask file that the merge was given
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", requires = "ingredients", value_hint = ValueHint::FilePath)]
     pub(crate) mask: Option<PathBuf>,
 
     #[command(flatten)]

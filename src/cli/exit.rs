@@ -1,15 +1,23 @@
 //! How a run ends: errors walk in, an exit status and lines for people (or an object
 //! for programs) walk out.
 
+use std::io;
 use std::path::Path;
 
 use serde::Serialize;
 use sms_merge::checkpoint::CheckpointError;
 use sms_merge::checkpoint::IngredientsError;
 use sms_merge::checkpoint::map::SourceError;
+use sms_merge::connectivity::Mismatch;
+use sms_merge::format::replace::Failure;
+use sms_merge::format::replace::ReplaceError;
+use sms_merge::merge::CertificateError;
+use sms_merge::merge::MergeError;
 use thiserror::Error;
 
 use crate::cli::ingredients::ChoiceError;
+use crate::cli::masks;
+use crate::cli::masks::MismatchObject;
 use crate::cli::metrics::MetricsError;
 use crate::cli::text::Clean;
 use crate::cli::text::StdoutError;
@@ -89,6 +97,9 @@ pub(crate) struct ErrorObject {
     pub(crate) exit: u8,
     /// What to run next, if that is known.
     pub(crate) next: Option<String>,
+    /// How masks differ, if that is the failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) mismatch: Option<MismatchObject>,
 }
 
 impl ErrorObject {
@@ -102,6 +113,7 @@ impl ErrorObject {
             causes: messages.collect(),
             exit: exit.code(),
             next: next_of(error),
+            mismatch: mismatch_of(error).map(MismatchObject::new),
         }
     }
 
@@ -132,7 +144,15 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
             if let Some(error) = cause.downcast_ref::<IngredientsError>() {
                 return Some(of_ingredients(error));
             }
-            if cause.is::<SourceError>() || cause.is::<StdoutError>() {
+            if let Some(error) = cause.downcast_ref::<MergeError>() {
+                return Some(of_merge(error));
+            }
+            if let Some(error) = cause.downcast_ref::<CertificateError>() {
+                return Some(of_certificate(error));
+            }
+            let is_io =
+                cause.is::<SourceError>() || cause.is::<StdoutError>() || cause.is::<io::Error>();
+            if is_io {
                 return Some(Exit::Io);
             }
             cause.is::<UsageError>().then_some(Exit::Usage)
@@ -163,8 +183,55 @@ fn of_ingredients(error: &IngredientsError) -> Exit {
     }
 }
 
+fn of_merge(error: &MergeError) -> Exit {
+    match error {
+        MergeError::TooFew { .. }
+        | MergeError::WeightCount { .. }
+        | MergeError::Weights(_)
+        | MergeError::OutputIsInput { .. }
+        | MergeError::ShardsNeedDirectory { .. }
+        | MergeError::OutputDtype { .. }
+        | MergeError::UnusedPattern { .. } => Exit::Usage,
+        MergeError::Ingredients(error) => of_ingredients(error),
+        MergeError::NotAMask { .. }
+        | MergeError::NonFinite { .. }
+        | MergeError::IntegerMismatch { .. }
+        | MergeError::OpaqueMismatch { .. } => Exit::Incompatible,
+        MergeError::Connectivity(_) => Exit::Connectivity,
+        MergeError::Source(_) | MergeError::Space { .. } => Exit::Io,
+        MergeError::Output(error) => of_output(error),
+        MergeError::Interrupted => Exit::Interrupted,
+        _ => Exit::Failed,
+    }
+}
+
+fn of_output(error: &ReplaceError) -> Exit {
+    match error.kind() {
+        Failure::Refused => Exit::Usage,
+        Failure::Space | Failure::System => Exit::Io,
+    }
+}
+
+fn of_certificate(error: &CertificateError) -> Exit {
+    match error {
+        CertificateError::Malformed { .. } => Exit::Verification,
+        _ => Exit::Incompatible,
+    }
+}
+
+/// How masks differ, if that is what `error` is about.
+pub(crate) fn mismatch_of(error: &anyhow::Error) -> Option<&Mismatch> {
+    match error.chain().find_map(|cause| cause.downcast_ref()) {
+        Some(MergeError::Connectivity(mismatch)) => Some(mismatch),
+        _ => None,
+    }
+}
+
 /// What to run next, where an error has a remedy that its message does not say.
 fn next_of(error: &anyhow::Error) -> Option<String> {
+    if let Some(mismatch) = mismatch_of(error) {
+        return Some(masks::remedy(mismatch));
+    }
     error.chain().find_map(|cause| {
         if let Some(error) = cause.downcast_ref::<UsageError>() {
             return error.next.clone();
@@ -212,7 +279,6 @@ pub(crate) fn quoted(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
     use std::path::PathBuf;
 
     use anyhow::Context;
@@ -248,6 +314,7 @@ mod tests {
             causes: vec!["b".to_owned()],
             exit: 1,
             next: Some("sms-merge --help".to_owned()),
+            mismatch: None,
         };
         assert_eq!(
             error.lines(),

@@ -19,7 +19,6 @@ use crate::cli::args::OnMaskMismatch;
 use crate::cli::args::ReadingArguments;
 use crate::cli::args::SelectionArguments;
 use crate::cli::exit::UsageError;
-use crate::cli::text::shown;
 
 /// Which tensors are taken.
 pub(crate) struct Selection {
@@ -104,14 +103,4 @@ pub(crate) fn join(
         selection.takes(name)
     })?;
     Ok(joined)
-}
-
-/// Names of everything whose masks are compared: the mask file, then the ingredients.
-pub(crate) fn participants(ingredients: &Ingredients) -> Vec<String> {
-    ingredients
-        .mask_file()
-        .into_iter()
-        .chain(ingredients.checkpoints())
-        .map(|checkpoint| shown(checkpoint.path()))
-        .collect()
 }

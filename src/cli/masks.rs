@@ -10,6 +10,7 @@ use sms_merge::connectivity::Verdict;
 use sms_merge::tensor::Digest;
 use sms_merge::tensor::Printable;
 
+use crate::cli::text::Clean;
 use crate::cli::text::Column;
 use crate::cli::text::count;
 use crate::cli::text::percent;
@@ -55,7 +56,7 @@ impl MaskObject {
                 .first_difference
                 .map(|index| tensor.shape.coordinate(index)),
             is_tolerated: tensor.is_tolerated,
-            digest: tensor.digest,
+            digest: tensor.is_pruned.then_some(tensor.digest),
         }
     }
 }
@@ -128,9 +129,8 @@ struct PairObject {
 }
 
 impl MismatchObject {
-    /// What is known of `mismatch` between `participants`: the mask file, if there
-    /// is one, and the ingredients.
-    pub(crate) fn new(mismatch: &Mismatch, participants: &[String]) -> Self {
+    /// What is known of `mismatch`.
+    pub(crate) fn new(mismatch: &Mismatch) -> Self {
         let (odd, order) = match &mismatch.verdict {
             Verdict::OneOdd { odd, .. } => (Some(*odd), None),
             Verdict::Nested { order } => (None, Some(order.clone())),
@@ -145,10 +145,10 @@ impl MismatchObject {
                 Verdict::Nested { .. } => "nested",
                 Verdict::Independent => "independent",
             },
-            sentence: sentence(mismatch, participants),
+            sentence: sentence(mismatch),
             odd,
             order,
-            participants: participants.to_vec(),
+            participants: mismatch.participants.clone(),
             pairs: pairs
                 .map(|(first, second, agreement)| PairObject {
                     first,
@@ -164,9 +164,15 @@ impl MismatchObject {
     }
 }
 
+/// A participant, to show.
+fn name(mismatch: &Mismatch, who: usize) -> String {
+    let name = mismatch.participants.get(who);
+    name.map_or("?".to_owned(), |name| Clean(name).to_string())
+}
+
 /// The verdict in one sentence.
-fn sentence(mismatch: &Mismatch, participants: &[String]) -> String {
-    let name = |who: usize| participants.get(who).map_or("?", String::as_str);
+fn sentence(mismatch: &Mismatch) -> String {
+    let name = |who: usize| name(mismatch, who);
     match &mismatch.verdict {
         Verdict::OneOdd {
             odd,
@@ -196,10 +202,10 @@ fn sentence(mismatch: &Mismatch, participants: &[String]) -> String {
 }
 
 /// What to do about a mismatch, in one line.
-pub(crate) fn remedy(mismatch: &Mismatch, participants: &[String]) -> String {
-    let name = |who: usize| participants.get(who).map_or("?", String::as_str);
+pub(crate) fn remedy(mismatch: &Mismatch) -> String {
+    let name = |who: usize| name(mismatch, who);
     match &mismatch.verdict {
-        Verdict::OneOdd { odd, .. } if participants.len() > 2 => {
+        Verdict::OneOdd { odd, .. } if mismatch.participants.len() > 2 => {
             format!(
                 "leave `{}` out, or choose a mask with --on-mask-mismatch",
                 name(*odd)
@@ -229,18 +235,17 @@ pub(crate) fn policies() -> String {
         .collect()
 }
 
-/// What differs between `participants`, for people.
-pub(crate) fn mismatch_text(mismatch: &Mismatch, participants: &[String]) -> String {
+/// What differs, for people.
+pub(crate) fn mismatch_text(mismatch: &Mismatch) -> String {
     let mut pairs: Vec<_> = mismatch.pairwise.pairs().collect();
     pairs.sort_by(|a, b| a.2.iou().total_cmp(&b.2.iou()));
     let pair_rows: Vec<Vec<String>> = pairs
         .iter()
         .take(MOST_SHOWN)
         .map(|&(first, second, agreement)| {
-            let name = |who: usize| participants.get(who).cloned().unwrap_or_default();
             vec![
-                name(first),
-                name(second),
+                name(mismatch, first),
+                name(mismatch, second),
                 format!("{:.4}", agreement.iou()),
                 count(agreement.only_first),
                 count(agreement.only_second),
@@ -280,7 +285,7 @@ pub(crate) fn mismatch_text(mismatch: &Mismatch, participants: &[String]) -> Str
     let mut text = format!(
         "masks differ in {n_differing} of {}: {}\n\n",
         plural(n_pruned as u64, "pruned tensor"),
-        sentence(mismatch, participants)
+        sentence(mismatch)
     );
     let pair_columns = [
         ("first", Column::Name),
