@@ -1,0 +1,132 @@
+//! The command line: `argv` walks in, an exit status walks out. The only door to
+//! clap, anyhow, indicatif and comfy-table. Decides nothing about a soup.
+
+mod args;
+mod argv;
+mod check;
+mod completions;
+mod exit;
+mod ingredients;
+mod inputs;
+mod inspect;
+mod masks;
+mod merge;
+mod metrics;
+mod natural;
+mod plan;
+mod progress;
+mod size;
+mod summary;
+mod text;
+mod verify;
+
+use std::ffi::OsString;
+use std::sync::atomic::AtomicBool;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use serde::Serialize;
+
+use crate::cli::args::Arguments;
+use crate::cli::args::Command;
+use crate::cli::exit::ErrorObject;
+use crate::cli::exit::Exit;
+use crate::cli::text::Clean;
+
+/// Version of the objects that `--json` prints.
+const SCHEMA: u32 = 1;
+
+/// What `--json` prints of a run that failed.
+#[derive(Serialize)]
+struct Failure<'a> {
+    schema: u32,
+    error: &'a ErrorObject,
+}
+
+/// Runs what `argv` asks for. `interrupted` is set by a signal.
+pub(crate) fn run(argv: Vec<OsString>, interrupted: &AtomicBool) -> u8 {
+    let wants_json = argv.iter().any(|word| word == "--json");
+    let done = argv::with_command(argv).map_err(anyhow::Error::from);
+    let done = done.and_then(|argv| match Arguments::try_parse_from(argv) {
+        Ok(arguments) => dispatch(&arguments.command, interrupted),
+        Err(error) => refuse(&error, wants_json),
+    });
+    match done {
+        Ok(exit) => exit.code(),
+        Err(error) => {
+            if let Some(mismatch) = exit::mismatch_of(&error)
+                && !wants_json
+            {
+                text::note(&masks::mismatch_text(mismatch));
+            }
+            let exit = report(&ErrorObject::new(&error), wants_json);
+            if exit == Exit::Connectivity.code() && !wants_json {
+                text::note(masks::policies().trim_end());
+            }
+            exit
+        }
+    }
+}
+
+fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit> {
+    match command {
+        Command::Merge(arguments) => merge::run(arguments, interrupted),
+        Command::Check(arguments) => check::run(arguments, interrupted),
+        Command::Inspect(arguments) => inspect::run(arguments, interrupted),
+        Command::Verify(arguments) => verify::run(arguments, interrupted),
+        Command::Completions(arguments) => completions::run(arguments),
+    }
+}
+
+/// Says that the program could not be set up.
+pub(crate) fn refuse_to_start(error: &std::io::Error) {
+    text::note(&format!("error: signals cannot be handled: {error}"));
+}
+
+/// Shows help, or what clap found wrong.
+fn refuse(error: &clap::Error, wants_json: bool) -> anyhow::Result<Exit> {
+    let rendered = error.render();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            text::print(&rendered.to_string())?;
+            return Ok(Exit::Done);
+        }
+        _ if wants_json => {
+            let message = rendered.to_string();
+            let message = message.trim_start_matches("error: ");
+            let object = ErrorObject {
+                kind: Exit::Usage.kind(),
+                message: message.lines().next().unwrap_or_default().to_owned(),
+                causes: Vec::new(),
+                exit: Exit::Usage.code(),
+                next: Some("sms-merge --help".to_owned()),
+                mismatch: None,
+            };
+            report(&object, wants_json);
+        }
+        // clap shows the user's words as they are, so the lines are cleaned one by one.
+        _ => rendered
+            .to_string()
+            .lines()
+            .for_each(|line| text::note(&Clean(line).to_string())),
+    }
+    Ok(Exit::Usage)
+}
+
+/// Tells of a failure and returns the exit status.
+fn report(error: &ErrorObject, wants_json: bool) -> u8 {
+    if wants_json {
+        let failure = Failure {
+            schema: SCHEMA,
+            error,
+        };
+        // If even this cannot be printed, the lines below say what happened.
+        if let Ok(text) = text::json(&failure)
+            && text::print(&text).is_ok()
+        {
+            return error.exit;
+        }
+    }
+    error.lines().iter().for_each(|line| text::note(line));
+    error.exit
+}

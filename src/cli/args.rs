@@ -1,0 +1,522 @@
+//! What can be said on the command line, as clap definitions: `argv` walks in,
+//! values walk out. Completions and man pages are made from the same definitions.
+//!
+//! Names only clap, the library's vocabulary and [`parse_size`], so that the test of
+//! the man pages can include this file.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::Parser;
+use clap::Subcommand;
+use clap::ValueEnum;
+use clap::ValueHint;
+
+use super::size::parse_size;
+
+const EXIT_STATUS: &str = "\
+Exit status:
+    0  done
+    1  failed
+    2  the command line is wrong
+    3  the inputs do not go together, or are no checkpoints
+    4  the ingredients do not share one connectivity
+    5  reading or writing failed, or space ran out
+    6  verification failed
+  130  interrupted; a second signal ends the program at once
+";
+
+const MERGE_EXAMPLES: &str = "\
+Examples:
+  sms-merge a.st b.st c.st -o soup.st
+  sms-merge a.st b.st c.st -w 0.5,0.3,0.2 -o soup.st
+  sms-merge 'run/step-*.safetensors' --last 5 -o soup.st
+  sms-merge @list.txt --best 3 --metrics metrics.json --metric accuracy -o soup.st
+  sms-merge model-a/ model-b/ --shard-size 5GB -o soup/
+  sms-merge a.st b.st --mask mask.st -o soup.st
+";
+
+const MERGE_JSON: &str = "\
+JSON output:
+  One object on standard output, with `schema` 1:
+    output            path of the soup, as given
+    files             files written: path, bytes
+    report            what the merge found and did: mask, tensors, distances
+    elapsed_secs      wall time of the merge
+    warnings          sentences, also shown on standard error without --json
+  A run that fails prints, after warnings if there were any,
+    error             kind, message, causes, exit, next
+  where exit is the exit status and next says what to run, or is null. With exit
+  status 4 there is also a mismatch: verdict, pairs, tensors.
+";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  sms-merge check a.st b.st c.st
+  sms-merge check 'run/*.safetensors' --json
+  sms-merge check a.st b.st --mask mask.st --strict
+";
+
+const CHECK_JSON: &str = "\
+JSON output:
+  One object on standard output, with `schema` 1:
+    shared            whether all ingredients share one connectivity
+    ingredients       paths, in order; participants are named by position, the mask
+                      file first if there is one
+    mask              digest, numel, retained, sparsity over all pruned tensors
+    tensors           name, shape, is_pruned, numel, retained, sparsity, pattern,
+                      retained_by, disagreements, first_difference, is_tolerated
+    mismatch          null, or verdict, pairs, tensors that differ
+    warnings          sentences
+  Exit status 4 goes with shared = false; other failures print an error object.
+";
+
+const INSPECT_EXAMPLES: &str = "\
+Examples:
+  sms-merge inspect soup.st
+  sms-merge inspect model/ --json
+";
+
+const INSPECT_JSON: &str = "\
+JSON output:
+  One object on standard output, with `schema` 1:
+    path, bytes       the checkpoint and its size over all shards
+    shards            path and bytes of each file
+    tensors           name, dtype, shape, numel, bytes, is_pruned, retained,
+                      sparsity, pattern, stored_as
+    mask              digest, numel, retained, sparsity over all pruned tensors
+    metadata          free text by key, as stored
+    certificate       what a merge recorded: method, coefficients, ingredients,
+                      lineage; null if the file is no soup of this program
+";
+
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  sms-merge verify soup.st                   # digests, mask, no weight off the mask
+  sms-merge verify soup.st a.st b.st c.st    # recompute every bit
+";
+
+const VERIFY_JSON: &str = "\
+JSON output:
+  One object on standard output, with `schema` 1:
+    verified          whether everything that was checked holds
+    mode              recomputed, or self-check
+    tensors           number of tensors that were compared
+    difference        null, or tensor, index, expected, found of the first one
+  Exit status 6 goes with verified = false; other failures print an error object.
+";
+
+/// Average pruned neural networks that share one connectivity
+///
+/// Sparse Model Soups: several networks that were pruned together and retrained
+/// apart are averaged into one that is as sparse as each of them. `merge` is the
+/// default command: `sms-merge a.st b.st -o soup.st`. A file whose name is that of a
+/// command is given as `./check`.
+///
+/// Source: Zimmer, Spiegel, Pokutta, Sparse Model Soups, arXiv:2306.16788.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sms-merge",
+    version,
+    max_term_width = 100,
+    after_help = "`sms-merge COMMAND --help` says more about a command. `merge` may be left out.",
+    after_long_help = EXIT_STATUS,
+    disable_help_subcommand = true,
+)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Merge(Box<MergeArguments>),
+    Check(CheckArguments),
+    Inspect(InspectArguments),
+    Verify(VerifyArguments),
+    Completions(CompletionsArguments),
+}
+
+/// Average checkpoints into a soup (the default command)
+///
+/// All ingredients must hold the same tensors and share one mask. The soup keeps that
+/// mask: pruned coordinates are +0, and retained ones are the weighted mean, summed in
+/// f64 in the order given and rounded once. Nothing is written unless all of it can be.
+#[derive(Debug, Args)]
+#[command(after_help = MERGE_EXAMPLES)]
+#[command(after_long_help = format!("{MERGE_EXAMPLES}\n{MERGE_JSON}\n{EXIT_STATUS}"))]
+pub(crate) struct MergeArguments {
+    #[command(flatten)]
+    pub(crate) ingredients: IngredientArguments,
+
+    /// The soup to write: a file, or a directory of shards
+    ///
+    /// A directory is written if --shard-size is given, or the name ends in `/`. An
+    /// ingredient is never written to.
+    #[arg(short, long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    #[arg(required_unless_present = "plan")]
+    pub(crate) output: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) choice: ChoiceArguments,
+
+    /// One weight per ingredient, in the same order [default: all the same]
+    ///
+    /// Divided by their sum unless --no-normalize. Zero and negative weights are legal.
+    /// With --best or --last, one weight for each ingredient that is kept.
+    #[arg(short, long, value_name = "W,W,...", value_delimiter = ',')]
+    #[arg(allow_hyphen_values = true, help_heading = "Coefficients")]
+    pub(crate) weights: Option<Vec<f64>>,
+
+    /// Take --weights as they are instead of dividing by their sum
+    #[arg(long, requires = "weights", help_heading = "Coefficients")]
+    pub(crate) no_normalize: bool,
+
+    #[command(flatten)]
+    pub(crate) selection: SelectionArguments,
+
+    #[command(flatten)]
+    pub(crate) mask: MaskArguments,
+
+    /// What to do where masks differ
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t)]
+    #[arg(hide_possible_values = false, help_heading = "Masks")]
+    pub(crate) on_mask_mismatch: OnMaskMismatch,
+
+    /// How the soup stores masks
+    #[arg(long, value_enum, default_value_t, help_heading = "Masks")]
+    pub(crate) layout: LayoutChoice,
+
+    /// What to do with integer tensors that differ
+    ///
+    /// `num_batches_tracked` always takes the largest.
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t)]
+    #[arg(help_heading = "Element types")]
+    pub(crate) on_integer_mismatch: OnIntegerMismatch,
+
+    /// Element type of averaged tensors [default: that of the ingredients]
+    ///
+    /// Needed where ingredients differ in it.
+    #[arg(long, value_enum, ignore_case = true, help_heading = "Element types")]
+    pub(crate) dtype: Option<FloatType>,
+
+    /// Merge NaN and infinities instead of refusing them
+    #[arg(long, help_heading = "Element types")]
+    pub(crate) allow_non_finite: bool,
+
+    /// Write shards of at most this size and an index, such as 5GB or 5GiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Output")]
+    pub(crate) shard_size: Option<u64>,
+
+    /// Replace an output that exists
+    #[arg(short, long, help_heading = "Output")]
+    pub(crate) force: bool,
+
+    /// Do not wait until the soup is on disk: it may be lost in a power cut
+    #[arg(long, help_heading = "Output")]
+    pub(crate) no_sync: bool,
+
+    /// Record a SHA-256 digest of each whole ingredient file
+    ///
+    /// Costs a second pass over the bytes. Without it, XXH3 digests of the tensors
+    /// are recorded, which detect accidents but not forgery.
+    #[arg(long, help_heading = "Output")]
+    pub(crate) sha256: bool,
+
+    /// Distances and angles between ingredients in the report
+    ///
+    /// `auto` measures them for up to 16 ingredients: the cost grows with the square
+    /// of their number.
+    #[arg(long, value_enum, default_value_t, help_heading = "Report")]
+    pub(crate) distances: Measure,
+
+    /// Print what would be read and written, and do nothing
+    #[arg(long, help_heading = "Report")]
+    pub(crate) plan: bool,
+
+    #[command(flatten)]
+    pub(crate) reading: ReadingArguments,
+
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
+}
+
+/// Do the ingredients share one connectivity, and where not?
+///
+/// Reads every tensor once and writes nothing. Reports sparsity and n:m pattern of each
+/// pruned tensor, and, where masks differ, how: one odd ingredient, drift, nested
+/// masks, or masks chosen independently.
+#[derive(Debug, Args)]
+#[command(after_help = CHECK_EXAMPLES)]
+#[command(after_long_help = format!("{CHECK_EXAMPLES}\n{CHECK_JSON}\n{EXIT_STATUS}"))]
+pub(crate) struct CheckArguments {
+    #[command(flatten)]
+    pub(crate) ingredients: IngredientArguments,
+
+    #[command(flatten)]
+    pub(crate) choice: ChoiceArguments,
+
+    #[command(flatten)]
+    pub(crate) selection: SelectionArguments,
+
+    #[command(flatten)]
+    pub(crate) mask: MaskArguments,
+
+    #[command(flatten)]
+    pub(crate) reading: ReadingArguments,
+
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
+}
+
+/// Show tensors, sparsity, n:m patterns, metadata and lineage
+#[derive(Debug, Args)]
+#[command(after_help = INSPECT_EXAMPLES)]
+#[command(after_long_help = format!("{INSPECT_EXAMPLES}\n{INSPECT_JSON}\n{EXIT_STATUS}"))]
+pub(crate) struct InspectArguments {
+    /// A safetensors file, a shard index, or a directory that holds either
+    #[arg(value_name = "CHECKPOINT", value_hint = ValueHint::AnyPath)]
+    pub(crate) checkpoint: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) mask: MaskArguments,
+
+    #[command(flatten)]
+    pub(crate) reading: ReadingArguments,
+
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
+}
+
+/// Prove that a soup is what its metadata says
+///
+/// With the ingredients, recomputes the soup in a stream and compares every bit.
+/// Without them, checks the digests that the merge recorded, the mask, and that
+/// nothing off the mask is non-zero.
+#[derive(Debug, Args)]
+#[command(after_help = VERIFY_EXAMPLES)]
+#[command(after_long_help = format!("{VERIFY_EXAMPLES}\n{VERIFY_JSON}\n{EXIT_STATUS}"))]
+pub(crate) struct VerifyArguments {
+    /// The soup
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub(crate) soup: PathBuf,
+
+    /// Its ingredients, in the order in which they were merged
+    ///
+    /// Paths, patterns and `@list.txt` as for a merge.
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub(crate) ingredients: Vec<OsString>,
+
+    /// The mask file that the merge was given
+    #[arg(long, value_name = "FILE", requires = "ingredients", value_hint = ValueHint::FilePath)]
+    pub(crate) mask: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) reading: ReadingArguments,
+
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
+}
+
+/// Print a completion script for a shell
+///
+/// For bash: `sms-merge completions bash > ~/.local/share/bash-completion/completions/sms-merge`.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArguments {
+    /// The shell
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+/// Which checkpoints.
+#[derive(Debug, Args)]
+pub(crate) struct IngredientArguments {
+    /// Checkpoints: files, shard indexes, directories, patterns, or @list.txt
+    ///
+    /// A pattern such as 'run/step-*.st' stands for its matches, step-2 before step-10.
+    /// A file of that literal name wins. `@list.txt` stands for the lines of list.txt,
+    /// paths relative to the current directory; empty lines and lines that begin with
+    /// `#` are skipped. The order given is the order of summation.
+    #[arg(value_name = "INGREDIENT", required = true, value_hint = ValueHint::AnyPath)]
+    pub(crate) ingredients: Vec<OsString>,
+}
+
+/// Which of them are kept.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Choosing ingredients")]
+pub(crate) struct ChoiceArguments {
+    /// Keep the last N ingredients
+    #[arg(long, value_name = "N", conflicts_with = "best", value_parser = at_least_one)]
+    pub(crate) last: Option<usize>,
+
+    /// Keep the N ingredients that are best by a metric, in the order given
+    #[arg(long, value_name = "N", requires = "metrics", value_parser = at_least_one)]
+    pub(crate) best: Option<usize>,
+
+    /// Metrics of the ingredients, as JSON or JSON lines
+    ///
+    /// {"a.st": {"accuracy": 0.9}}, {"a.st": 0.9}, [{"checkpoint": "a.st", "accuracy":
+    /// 0.9}], or one such object per line. An ingredient is found by its path as given,
+    /// its file name, or its file name without the extension.
+    #[arg(long, value_name = "FILE", requires = "best", value_hint = ValueHint::FilePath)]
+    pub(crate) metrics: Option<PathBuf>,
+
+    /// Name of the metric; needed unless the metrics file has one number each
+    #[arg(long, value_name = "NAME", requires = "best")]
+    pub(crate) metric: Option<String>,
+
+    /// The metric is a loss: lower is better
+    #[arg(long, requires = "best")]
+    pub(crate) lower_is_better: bool,
+}
+
+/// Which tensors.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Choosing tensors")]
+pub(crate) struct SelectionArguments {
+    /// Take only tensors whose names match; may be repeated
+    ///
+    /// Shell patterns over whole names; `*` matches dots too.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) include: Vec<String>,
+
+    /// Leave out tensors whose names match; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) exclude: Vec<String>,
+}
+
+/// How masks are found.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Masks")]
+pub(crate) struct MaskArguments {
+    /// Masks, one tensor of zeros and ones for each pruned tensor
+    ///
+    /// A safetensors file whose tensors have the names of the pruned ones, or these
+    /// with `_mask`. Every ingredient must agree with it.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) mask: Option<PathBuf>,
+
+    /// These tensors are pruned, and their zeros are the mask; may be repeated
+    ///
+    /// Without this, floating tensors of two or more dimensions are pruned if more than
+    /// 0.1 % of the elements are zero in at least one ingredient.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) prunable: Vec<String>,
+
+    /// These tensors are dense, whatever their zeros; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) dense: Vec<String>,
+
+    /// A single differing zero is a mismatch
+    ///
+    /// Without this, where masks are read from zeros, zeros that only some ingredients
+    /// have are taken for retained weights that happen to be zero, if they are at most
+    /// 1e-5 of a tensor's retained weights and an n:m pattern still holds.
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+/// How files are read.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Reading")]
+pub(crate) struct ReadingArguments {
+    /// Worker threads; changes no bit of the result [default: one per core, at most 16]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) threads: Option<usize>,
+
+    /// Read with pread(2) instead of mapping files into memory
+    #[arg(long)]
+    pub(crate) no_mmap: bool,
+
+    /// Largest header of a file that is parsed
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "64MiB")]
+    pub(crate) max_header_bytes: u64,
+}
+
+/// What is shown.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Report")]
+pub(crate) struct ReportArguments {
+    /// Print one JSON object on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// No progress, no summary, no warnings
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+
+    /// Show every tensor, and the whole chain of an error
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
+/// `--on-mask-mismatch`.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum OnMaskMismatch {
+    /// Refuse to merge
+    #[default]
+    Error,
+    /// Retain what every ingredient retains
+    Intersect,
+    /// Retain what any ingredient retains: sparsity falls
+    Union,
+    /// Retain what at least half of the ingredients, by weight, retain
+    Vote,
+    /// Retain what the first ingredient retains, or the mask file
+    First,
+}
+
+/// `--on-integer-mismatch`.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum OnIntegerMismatch {
+    /// Refuse to merge
+    #[default]
+    Error,
+    /// Take the first ingredient's
+    First,
+    /// Take the largest
+    Max,
+}
+
+/// `--dtype`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum FloatType {
+    F16,
+    Bf16,
+    F32,
+    F64,
+}
+
+/// `--layout`.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum LayoutChoice {
+    /// As the first ingredient stores them
+    #[default]
+    Keep,
+    /// As zeros of plain tensors
+    Dense,
+}
+
+/// `--distances`.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum Measure {
+    #[default]
+    Auto,
+    On,
+    Off,
+}
+
+/// A shell that completes command lines.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|&number: &usize| number > 0);
+    number.ok_or_else(|| "expected a whole number of at least 1".to_owned())
+}

@@ -1,0 +1,126 @@
+//! The words of a command line, before clap sees them: `merge` is put in where no
+//! command is named.
+
+use std::ffi::OsStr;
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::CommandFactory;
+
+use crate::cli::args::Arguments;
+use crate::cli::exit::UsageError;
+use crate::cli::text::shown;
+
+/// Options that are about the program rather than about a merge.
+const ABOUT: [&str; 4] = ["-h", "--help", "-V", "--version"];
+
+/// `argv` with `merge` put in after the program's name, unless a command is named or
+/// the program is asked about itself.
+///
+/// # Errors
+/// [`UsageError`] if the first word is no file but nearly the name of a command.
+pub(crate) fn with_command(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError> {
+    let Some(first) = argv.get(1) else {
+        return Ok(argv);
+    };
+    let commands: Vec<String> = Arguments::command()
+        .get_subcommands()
+        .map(|command| command.get_name().to_owned())
+        .collect();
+    let is_command = commands.iter().any(|command| first == command.as_str());
+    if is_command || ABOUT.iter().any(|&option| first == option) {
+        return Ok(argv);
+    }
+    if let Some(command) = meant(first, &commands) {
+        let word = shown(Path::new(first));
+        return Err(UsageError {
+            message: format!("no such file `{word}`; did you mean the command `{command}`?"),
+            next: Some(format!("sms-merge {command} --help")),
+        });
+    }
+    argv.insert(1, OsString::from("merge"));
+    Ok(argv)
+}
+
+/// The command that a word stands for, if it is not a file and few letters are wrong.
+fn meant<'a>(word: &OsStr, commands: &'a [String]) -> Option<&'a str> {
+    let text = word.to_str()?;
+    let is_word = text
+        .chars()
+        .all(|character| character.is_ascii_alphabetic());
+    if !is_word || std::fs::symlink_metadata(word).is_ok() {
+        return None;
+    }
+    let close = commands
+        .iter()
+        .map(|command| (distance(&text.to_ascii_lowercase(), command), command))
+        .filter(|&(distance, command)| 3 * distance <= command.len());
+    close
+        .min_by_key(|&(distance, _)| distance)
+        .map(|(_, command)| command.as_str())
+}
+
+/// Letters to insert, delete or replace to get from `a` to `b` (Levenshtein distance).
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (k, to) in b.bytes().enumerate() {
+            let replaced = diagonal + usize::from(from != to);
+            diagonal = row[k + 1];
+            row[k + 1] = replaced.min(diagonal + 1).min(row[k] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    #[test]
+    fn merge_is_the_default() {
+        let check = |words: &[&str], expected: &[&str]| {
+            let argv = |words: &[&str]| -> Vec<OsString> {
+                let all = std::iter::once(&"sms-merge").chain(words);
+                all.map(OsString::from).collect()
+            };
+            assert_eq!(with_command(argv(words)).unwrap(), argv(expected));
+        };
+        check(&[], &[]);
+        check(&["--help"], &["--help"]);
+        check(&["-V"], &["-V"]);
+        check(&["check", "a"], &["check", "a"]);
+        check(&["a.st", "b.st"], &["merge", "a.st", "b.st"]);
+        check(&["-o", "s", "check"], &["merge", "-o", "s", "check"]);
+        check(&["./check", "b.st"], &["merge", "./check", "b.st"]);
+        check(&["checkpoint", "b"], &["merge", "checkpoint", "b"]);
+    }
+
+    #[test]
+    fn names_need_not_be_text() {
+        let name = OsString::from_vec(b"chec\xff".to_vec());
+        let argv = with_command(vec!["sms-merge".into(), name.clone()]).unwrap();
+        assert_eq!(argv, [OsString::from("sms-merge"), "merge".into(), name]);
+    }
+
+    #[test]
+    fn a_misspelt_command_is_not_a_file() {
+        let check = |word: &str, expected: Option<&str>| {
+            let commands = ["merge", "check", "inspect", "verify", "completions"];
+            let commands: Vec<String> = commands.map(str::to_owned).to_vec();
+            assert_eq!(meant(OsStr::new(word), &commands), expected, "{word}");
+        };
+        check("chek", Some("check"));
+        check("Merge", Some("merge"));
+        check("inspct", Some("inspect"));
+        check("verfy", Some("verify"));
+        check("a", None);
+        check("cake", None);
+        check("check.st", None);
+        check("src", None);
+    }
+}

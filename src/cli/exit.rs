@@ -1,0 +1,337 @@
+//! How a run ends: errors walk in, an exit status and lines for people (or an object
+//! for programs) walk out.
+
+use std::io;
+use std::path::Path;
+
+use serde::Serialize;
+use sms_merge::checkpoint::CheckpointError;
+use sms_merge::checkpoint::IngredientsError;
+use sms_merge::checkpoint::map::SourceError;
+use sms_merge::connectivity::Mismatch;
+use sms_merge::format::replace::Failure;
+use sms_merge::format::replace::ReplaceError;
+use sms_merge::merge::CertificateError;
+use sms_merge::merge::MergeError;
+use thiserror::Error;
+
+use crate::cli::ingredients::ChoiceError;
+use crate::cli::masks;
+use crate::cli::masks::MismatchObject;
+use crate::cli::metrics::MetricsError;
+use crate::cli::text::Clean;
+use crate::cli::text::StdoutError;
+use crate::cli::text::shown;
+
+/// How a run ended. The numbers are part of the interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// What was asked for is done.
+    Done,
+    /// It is not, and no other status fits.
+    Failed,
+    /// The command line is wrong.
+    Usage,
+    /// The inputs do not go together, or are no checkpoints.
+    Incompatible,
+    /// The ingredients do not share one connectivity.
+    Connectivity,
+    /// Reading or writing failed, or space ran out.
+    Io,
+    /// A soup is not what it should be.
+    Verification,
+    /// The user asked to stop.
+    Interrupted,
+}
+
+impl Exit {
+    /// The number that the system is told.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Incompatible => 3,
+            Self::Connectivity => 4,
+            Self::Io => 5,
+            Self::Verification => 6,
+            Self::Interrupted => 130,
+        }
+    }
+
+    /// The word for it in JSON.
+    pub(crate) fn kind(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Usage => "usage",
+            Self::Incompatible => "incompatible",
+            Self::Connectivity => "connectivity",
+            Self::Io => "io",
+            Self::Verification => "verification",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// A command line that clap accepts and that still makes no sense.
+#[derive(Debug, Error)]
+#[error("{message}")]
+pub(crate) struct UsageError {
+    /// What is wrong.
+    pub(crate) message: String,
+    /// What to run instead.
+    pub(crate) next: Option<String>,
+}
+
+/// A failure as an object for programs.
+#[derive(Debug, Serialize)]
+pub(crate) struct ErrorObject {
+    /// Word for the exit status.
+    pub(crate) kind: &'static str,
+    /// What happened.
+    pub(crate) message: String,
+    /// Why, the nearest cause first.
+    pub(crate) causes: Vec<String>,
+    /// Exit status.
+    pub(crate) exit: u8,
+    /// What to run next, if that is known.
+    pub(crate) next: Option<String>,
+    /// How masks differ, if that is the failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) mismatch: Option<MismatchObject>,
+}
+
+impl ErrorObject {
+    /// Everything that is known about `error`.
+    pub(crate) fn new(error: &anyhow::Error) -> Self {
+        let exit = exit_of(error);
+        let mut messages = error.chain().map(ToString::to_string);
+        Self {
+            kind: exit.kind(),
+            message: messages.next().unwrap_or_default(),
+            causes: messages.collect(),
+            exit: exit.code(),
+            next: next_of(error),
+            mismatch: mismatch_of(error).map(MismatchObject::new),
+        }
+    }
+
+    /// The lines for people.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let mut lines = vec![format!("error: {}", Clean(&self.message))];
+        for cause in &self.causes {
+            lines.push(format!("  caused by: {}", Clean(cause)));
+        }
+        if let Some(next) = &self.next {
+            lines.push(format!("next: {}", Clean(next)));
+        }
+        lines
+    }
+}
+
+/// The status that `error` ends the run with: that of the outermost error known here.
+pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
+    error
+        .chain()
+        .find_map(|cause| {
+            if let Some(error) = cause.downcast_ref::<ChoiceError>() {
+                return Some(of_choice(error));
+            }
+            if let Some(error) = cause.downcast_ref::<CheckpointError>() {
+                return Some(of_checkpoint(error));
+            }
+            if let Some(error) = cause.downcast_ref::<IngredientsError>() {
+                return Some(of_ingredients(error));
+            }
+            if let Some(error) = cause.downcast_ref::<MergeError>() {
+                return Some(of_merge(error));
+            }
+            if let Some(error) = cause.downcast_ref::<CertificateError>() {
+                return Some(of_certificate(error));
+            }
+            let is_io =
+                cause.is::<SourceError>() || cause.is::<StdoutError>() || cause.is::<io::Error>();
+            if is_io {
+                return Some(Exit::Io);
+            }
+            cause.is::<UsageError>().then_some(Exit::Usage)
+        })
+        .unwrap_or(Exit::Failed)
+}
+
+fn of_choice(error: &ChoiceError) -> Exit {
+    match error {
+        ChoiceError::Listing { .. }
+        | ChoiceError::List { .. }
+        | ChoiceError::Metrics(MetricsError::Read { .. }) => Exit::Io,
+        _ => Exit::Usage,
+    }
+}
+
+fn of_checkpoint(error: &CheckpointError) -> Exit {
+    match error {
+        CheckpointError::Source(_) | CheckpointError::List { .. } => Exit::Io,
+        _ => Exit::Incompatible,
+    }
+}
+
+fn of_ingredients(error: &IngredientsError) -> Exit {
+    match error {
+        IngredientsError::None | IngredientsError::Nothing => Exit::Usage,
+        _ => Exit::Incompatible,
+    }
+}
+
+fn of_merge(error: &MergeError) -> Exit {
+    match error {
+        MergeError::TooFew { .. }
+        | MergeError::WeightCount { .. }
+        | MergeError::Weights(_)
+        | MergeError::OutputIsInput { .. }
+        | MergeError::ShardsNeedDirectory { .. }
+        | MergeError::OutputDtype { .. }
+        | MergeError::UnusedPattern { .. } => Exit::Usage,
+        MergeError::Ingredients(error) => of_ingredients(error),
+        MergeError::NotAMask { .. }
+        | MergeError::NonFinite { .. }
+        | MergeError::IntegerMismatch { .. }
+        | MergeError::OpaqueMismatch { .. } => Exit::Incompatible,
+        MergeError::Connectivity(_) => Exit::Connectivity,
+        MergeError::Source(_) | MergeError::Space { .. } => Exit::Io,
+        MergeError::Output(error) => of_output(error),
+        MergeError::Interrupted => Exit::Interrupted,
+        _ => Exit::Failed,
+    }
+}
+
+fn of_output(error: &ReplaceError) -> Exit {
+    match error.kind() {
+        Failure::Refused => Exit::Usage,
+        Failure::Space | Failure::System => Exit::Io,
+    }
+}
+
+fn of_certificate(error: &CertificateError) -> Exit {
+    match error {
+        CertificateError::Malformed { .. } => Exit::Verification,
+        _ => Exit::Incompatible,
+    }
+}
+
+/// How masks differ, if that is what `error` is about.
+pub(crate) fn mismatch_of(error: &anyhow::Error) -> Option<&Mismatch> {
+    match error.chain().find_map(|cause| cause.downcast_ref()) {
+        Some(MergeError::Connectivity(mismatch)) => Some(mismatch),
+        _ => None,
+    }
+}
+
+/// What to run next, where an error has a remedy that its message does not say.
+fn next_of(error: &anyhow::Error) -> Option<String> {
+    if let Some(mismatch) = mismatch_of(error) {
+        return Some(masks::remedy(mismatch));
+    }
+    error.chain().find_map(|cause| {
+        if let Some(error) = cause.downcast_ref::<UsageError>() {
+            return error.next.clone();
+        }
+        if let Some(error) = cause.downcast_ref::<IngredientsError>() {
+            return after_ingredients(error);
+        }
+        if let Some(CheckpointError::AmbiguousDirectory { path, found }) = cause.downcast_ref() {
+            let first = path.join(found.first()?);
+            return Some(format!("sms-merge inspect {}", quoted(&first)));
+        }
+        None
+    })
+}
+
+fn after_ingredients(error: &IngredientsError) -> Option<String> {
+    match error {
+        IngredientsError::Different { first, other, .. } => Some(format!(
+            "compare `sms-merge inspect {}` with `sms-merge inspect {}`",
+            quoted(first),
+            quoted(other)
+        )),
+        IngredientsError::MaskShape { path, .. }
+        | IngredientsError::MaskDtype { path, .. }
+        | IngredientsError::StoredTwice { path, .. }
+        | IngredientsError::StrayMask { path, .. } => {
+            Some(format!("sms-merge inspect {}", quoted(path)))
+        }
+        _ => None,
+    }
+}
+
+/// A path as a word of a shell's command line.
+pub(crate) fn quoted(path: &Path) -> String {
+    let text = shown(path);
+    let is_plain = |character: char| {
+        character.is_alphanumeric() || matches!(character, '/' | '.' | '_' | '-' | '+' | ',' | '=')
+    };
+    if !text.is_empty() && text.chars().all(is_plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn errors_end_with_their_status() {
+        let check = |error: anyhow::Error, expected| assert_eq!(exit_of(&error), expected);
+        let missing = || SourceError::Missing {
+            path: PathBuf::from("a"),
+            source: io::ErrorKind::NotFound.into(),
+        };
+        check(missing().into(), Exit::Io);
+        check(CheckpointError::Source(missing()).into(), Exit::Io);
+        check(
+            Err::<(), _>(missing()).context("context").unwrap_err(),
+            Exit::Io,
+        );
+        let empty = CheckpointError::EmptyDirectory {
+            path: PathBuf::from("a"),
+        };
+        check(empty.into(), Exit::Incompatible);
+        check(IngredientsError::Nothing.into(), Exit::Usage);
+        check(anyhow::anyhow!("something else"), Exit::Failed);
+    }
+
+    #[test]
+    fn lines_are_clean_and_end_with_what_to_do() {
+        let error = ErrorObject {
+            kind: "failed",
+            message: "`a\u{1b}[2J`\nerror: forged".to_owned(),
+            causes: vec!["b".to_owned()],
+            exit: 1,
+            next: Some("sms-merge --help".to_owned()),
+            mismatch: None,
+        };
+        assert_eq!(
+            error.lines(),
+            [
+                r"error: `a\u{1b}[2J`\nerror: forged",
+                "  caused by: b",
+                "next: sms-merge --help"
+            ]
+        );
+    }
+
+    #[test]
+    fn paths_are_quoted_for_a_shell() {
+        let check = |path: &str, expected| assert_eq!(quoted(Path::new(path)), expected);
+        check("run/a-1.st", "run/a-1.st");
+        check("my soup.st", "'my soup.st'");
+        check("it's", r"'it'\''s'");
+        check("", "''");
+    }
+}

@@ -1,0 +1,383 @@
+//! Which checkpoints are meant: paths, patterns and lists walk in, paths in the
+//! order of summation walk out.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::path::PathBuf;
+
+use glob::MatchOptions;
+use sms_merge::tensor::Printable;
+use thiserror::Error;
+
+use crate::cli::args::ChoiceArguments;
+use crate::cli::metrics::Metrics;
+use crate::cli::metrics::MetricsError;
+use crate::cli::natural::natural_cmp;
+use crate::cli::text::shown;
+
+/// Why it is not clear which checkpoints are meant.
+#[derive(Debug, Error)]
+pub(crate) enum ChoiceError {
+    /// A pattern has no match.
+    #[error("`{}` matches no file", Printable(pattern))]
+    NoMatch {
+        /// The pattern.
+        pattern: String,
+    },
+    /// A pattern is malformed.
+    #[error("`{}` is neither a file nor a pattern", Printable(pattern))]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        source: glob::PatternError,
+    },
+    /// A directory on the way of a pattern cannot be listed.
+    #[error("the matches of `{}` cannot be listed", Printable(pattern))]
+    Listing {
+        /// The pattern.
+        pattern: String,
+        /// What the system said.
+        source: glob::GlobError,
+    },
+    /// A list of checkpoints cannot be read.
+    #[error("list `{}` cannot be read", path.display())]
+    List {
+        /// The list.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A list names no checkpoint.
+    #[error("list `{}` names no checkpoint", path.display())]
+    EmptyList {
+        /// The list.
+        path: PathBuf,
+    },
+    /// More are to be kept than there are.
+    #[error("`{option} {wanted}` asks for more ingredients than the {found} given")]
+    TooFew {
+        /// The option.
+        option: &'static str,
+        /// Number to keep.
+        wanted: usize,
+        /// Number given.
+        found: usize,
+    },
+    /// The metrics do not rank the ingredients.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+}
+
+/// The checkpoints that `arguments` stand for, in order.
+///
+/// What exists is a path whatever its characters. Else `@list` stands for its lines
+/// and a pattern for its matches. What is none of these is passed on as a path, so
+/// that opening it says that it does not exist.
+pub(crate) fn expand(arguments: &[impl AsRef<OsStr>]) -> Result<Vec<PathBuf>, ChoiceError> {
+    let mut paths = Vec::new();
+    for argument in arguments {
+        let argument = argument.as_ref();
+        match argument.as_bytes().strip_prefix(b"@") {
+            Some(list) if !exists(argument) => {
+                let list = Path::new(OsStr::from_bytes(list));
+                let n_before = paths.len();
+                for line in read_list(list)? {
+                    expand_pattern(OsStr::from_bytes(&line), &mut paths)?;
+                }
+                if paths.len() == n_before {
+                    return Err(ChoiceError::EmptyList {
+                        path: list.to_owned(),
+                    });
+                }
+            }
+            _ => expand_pattern(argument, &mut paths)?,
+        }
+    }
+    Ok(paths)
+}
+
+fn exists(path: &OsStr) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
+fn read_list(list: &Path) -> Result<Vec<Vec<u8>>, ChoiceError> {
+    let bytes = fs::read(list).map_err(|source| ChoiceError::List {
+        path: list.to_owned(),
+        source,
+    })?;
+    let lines = bytes.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii);
+    let meant = lines.filter(|line| !line.is_empty() && !line.starts_with(b"#"));
+    Ok(meant.map(<[u8]>::to_vec).collect())
+}
+
+fn expand_pattern(argument: &OsStr, paths: &mut Vec<PathBuf>) -> Result<(), ChoiceError> {
+    let pattern = match argument.to_str() {
+        Some(text) if text.contains(['*', '?', '[']) && !exists(argument) => text,
+        _ => {
+            paths.push(PathBuf::from(argument));
+            return Ok(());
+        }
+    };
+    // Hidden names are sorted out below: glob 0.3.3 with `require_literal_leading_dot`
+    // never finds them, and panics in a directory with a name that is no UTF-8.
+    let options = MatchOptions {
+        case_sensitive: true,
+        require_literal_separator: true,
+        require_literal_leading_dot: false,
+    };
+    let matches = glob::glob_with(pattern, options).map_err(|source| ChoiceError::Pattern {
+        pattern: pattern.to_owned(),
+        source,
+    })?;
+    let mut found = matches
+        .collect::<Result<Vec<PathBuf>, _>>()
+        .map_err(|source| ChoiceError::Listing {
+            pattern: pattern.to_owned(),
+            source,
+        })?;
+    found.retain(|path| !is_hidden(path, pattern));
+    if found.is_empty() {
+        return Err(ChoiceError::NoMatch {
+            pattern: pattern.to_owned(),
+        });
+    }
+    let bytes = |path: &PathBuf| path.as_os_str().as_bytes().to_vec();
+    found.sort_by(|a, b| natural_cmp(&bytes(a), &bytes(b)));
+    paths.append(&mut found);
+    Ok(())
+}
+
+/// Whether a match has a name that begins with a dot where the pattern does not say
+/// so, which a shell does not match either.
+fn is_hidden(path: &Path, pattern: &str) -> bool {
+    let is_dotted = |name: &OsStr| name.as_bytes().starts_with(b".");
+    let parts: Vec<&OsStr> = Path::new(pattern).iter().collect();
+    let names: Vec<&OsStr> = path.iter().collect();
+    // `**` stands for any number of names, so a name is compared with the part that
+    // is as far from the start, and with the part that is as far from the end.
+    let said = |position: usize| {
+        let from_end = parts.len().checked_sub(names.len() - position);
+        let parts = [Some(position), from_end].map(|at| parts.get(at?));
+        parts.into_iter().flatten().any(|part| is_dotted(part))
+    };
+    (0..names.len()).any(|position| is_dotted(names[position]) && !said(position))
+}
+
+/// Those of `paths` that `--last` or `--best` keeps, in the order given.
+///
+/// The order is the order of summation, so it is not changed by the ranking: the
+/// soup of the same ingredients is the same whatever chose them.
+pub(crate) fn choose(
+    paths: Vec<PathBuf>,
+    choice: &ChoiceArguments,
+) -> Result<Vec<PathBuf>, ChoiceError> {
+    let found = paths.len();
+    let too_few = |option, wanted| ChoiceError::TooFew {
+        option,
+        wanted,
+        found,
+    };
+    if let Some(last) = choice.last {
+        let skipped = found.checked_sub(last).ok_or(too_few("--last", last))?;
+        return Ok(paths.into_iter().skip(skipped).collect());
+    }
+    let (Some(best), Some(file)) = (choice.best, &choice.metrics) else {
+        return Ok(paths);
+    };
+    if best > found {
+        return Err(too_few("--best", best));
+    }
+    let metrics = Metrics::read(file)?;
+    let values = metrics.of_each(&paths, choice.metric.as_deref())?;
+    let kept = best_positions(&values, best, choice.lower_is_better);
+    Ok(kept
+        .into_iter()
+        .map(|position| paths[position].clone())
+        .collect())
+}
+
+/// Positions of the `n` best values, ascending; of equal values, the first given.
+fn best_positions(values: &[f64], n: usize, lower_is_better: bool) -> Vec<usize> {
+    let mut ranked: Vec<usize> = (0..values.len()).collect();
+    ranked.sort_by(|&a, &b| {
+        let order = values[a].total_cmp(&values[b]);
+        if lower_is_better {
+            order
+        } else {
+            order.reverse()
+        }
+    });
+    ranked.truncate(n);
+    ranked.sort_unstable();
+    ranked
+}
+
+/// A warning for each file that is given more than once, by whatever name.
+pub(crate) fn repeated(paths: &[PathBuf]) -> Vec<String> {
+    let identities: Vec<Option<(u64, u64)>> = paths
+        .iter()
+        .map(|path| {
+            fs::metadata(path)
+                .ok()
+                .map(|metadata| (metadata.dev(), metadata.ino()))
+        })
+        .collect();
+    let earlier = |later: usize| {
+        (0..later).find(|&earlier| {
+            identities[earlier].is_some() && identities[earlier] == identities[later]
+        })
+    };
+    (1..paths.len())
+        .filter_map(|later| {
+            let (first, second) = (shown(&paths[earlier(later)?]), shown(&paths[later]));
+            Some(if first == second {
+                format!("`{first}` is given more than once, and counts each time")
+            } else {
+                format!("`{first}` and `{second}` are the same file, which counts twice")
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    #[test]
+    fn patterns_lists_and_literal_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        for name in [
+            "step-10.st",
+            "step-2.st",
+            "step-1.st",
+            "a[1].st",
+            "@b.st",
+            ".step-3.st",
+        ] {
+            fs::write(at(name), "").unwrap();
+        }
+        fs::write(
+            directory.path().join(OsStr::from_bytes(b"step-\xff.st")),
+            "",
+        )
+        .unwrap();
+        let list = format!(
+            "# ingredients\n\n  {}  \r\n{}\n",
+            at("step-2.st").display(),
+            at("a[[]1].st").display()
+        );
+        fs::write(at("list.txt"), list).unwrap();
+        let check = |argument: &str, expected: &[&str]| {
+            let (at_sign, name) = match argument.strip_prefix("@/") {
+                Some(name) => ("@", name),
+                None => ("", argument),
+            };
+            let argument = format!("{at_sign}{}", at(name).display());
+            let expected: Vec<PathBuf> = expected.iter().map(|name| at(name)).collect();
+            assert_eq!(
+                expand(&[argument.as_str()]).unwrap(),
+                expected,
+                "{argument}"
+            );
+        };
+        check("step-*.st", &["step-1.st", "step-2.st", "step-10.st"]);
+        check("step-?.st", &["step-1.st", "step-2.st"]);
+        check(".step*", &[".step-3.st"]);
+        check("a[1].st", &["a[1].st"]);
+        check("@b.st", &["@b.st"]);
+        check("missing.st", &["missing.st"]);
+        check("@/list.txt", &["step-2.st", "a[1].st"]);
+    }
+
+    #[test]
+    fn hidden_names_must_be_asked_for() {
+        let check = |path: &str, pattern, expected| {
+            assert_eq!(
+                is_hidden(Path::new(path), pattern),
+                expected,
+                "{path} {pattern}"
+            );
+        };
+        check(".a.st", "*.st", true);
+        check(".a.st", ".*.st", false);
+        check("./a.st", "./*.st", false);
+        check("../a/b.st", "../**/*.st", false);
+        check("/.run/a/b/c.st", "/.run/**/*.st", false);
+        check("/run/.a/b/c.st", "/run/**/*.st", true);
+    }
+
+    #[test]
+    fn names_need_not_be_text() {
+        let name = std::ffi::OsString::from_vec(b"a\xff*.st".to_vec());
+        assert_eq!(expand(&[&name]).unwrap(), [PathBuf::from(&name)]);
+    }
+
+    #[test]
+    fn what_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name).display().to_string();
+        fs::write(at("empty.txt"), "# nothing\n").unwrap();
+        let refuse = |argument: String| expand(&[argument]).unwrap_err();
+        assert!(matches!(refuse(at("*.st")), ChoiceError::NoMatch { .. }));
+        assert!(matches!(refuse(at("a[.st")), ChoiceError::Pattern { .. }));
+        let list = refuse(format!("@{}", at("none.txt")));
+        assert!(matches!(list, ChoiceError::List { .. }));
+        let list = refuse(format!("@{}", at("empty.txt")));
+        assert!(matches!(list, ChoiceError::EmptyList { .. }));
+    }
+
+    #[test]
+    fn the_best_keep_their_order() {
+        let check = |values: &[f64], n, lower, expected: &[usize]| {
+            assert_eq!(best_positions(values, n, lower), expected);
+        };
+        check(&[0.1, 0.9, 0.5], 2, false, &[1, 2]);
+        check(&[0.1, 0.9, 0.5], 2, true, &[0, 2]);
+        check(&[0.5, 0.5, 0.5], 2, false, &[0, 1]);
+        check(&[0.5, 0.5, 0.5], 2, true, &[0, 1]);
+        check(&[3.0, 1.0], 2, false, &[0, 1]);
+    }
+
+    #[test]
+    fn the_last_and_too_few() {
+        let paths = || ["a", "b", "c"].map(PathBuf::from).to_vec();
+        let choice = |last| ChoiceArguments {
+            last: Some(last),
+            best: None,
+            metrics: None,
+            metric: None,
+            lower_is_better: false,
+        };
+        assert_eq!(choose(paths(), &choice(2)).unwrap(), paths()[1..]);
+        let refused = choose(paths(), &choice(4)).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "`--last 4` asks for more ingredients than the 3 given"
+        );
+    }
+
+    #[test]
+    fn a_file_given_twice_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("a"), "").unwrap();
+        fs::write(at("b"), "").unwrap();
+        fs::hard_link(at("a"), at("c")).unwrap();
+        let check = |names: &[&str], expected| {
+            let paths: Vec<PathBuf> = names.iter().map(|name| at(name)).collect();
+            assert_eq!(repeated(&paths).len(), expected, "{names:?}");
+        };
+        check(&["a", "b"], 0);
+        check(&["a", "a"], 1);
+        check(&["a", "b", "c"], 1);
+        check(&["missing", "missing"], 0);
+    }
+}

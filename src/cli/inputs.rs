@@ -1,0 +1,106 @@
+//! From arguments to the library's terms: checkpoints that are open, and rules.
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use sms_merge::checkpoint::Checkpoint;
+use sms_merge::checkpoint::CheckpointError;
+use sms_merge::checkpoint::DtypeRule;
+use sms_merge::checkpoint::Ingredients;
+use sms_merge::checkpoint::OpenOptions;
+use sms_merge::checkpoint::map::Access;
+use sms_merge::connectivity::MismatchPolicy;
+use sms_merge::connectivity::NamePatterns;
+use sms_merge::connectivity::Rules;
+use sms_merge::merge::default_threads;
+
+use crate::cli::args::MaskArguments;
+use crate::cli::args::OnMaskMismatch;
+use crate::cli::args::ReadingArguments;
+use crate::cli::args::SelectionArguments;
+use crate::cli::exit::UsageError;
+
+/// Which tensors are taken.
+pub(crate) struct Selection {
+    /// Only these; all if empty.
+    pub(crate) include: NamePatterns,
+    /// Not these.
+    pub(crate) exclude: NamePatterns,
+}
+
+impl Selection {
+    /// What `--include` and `--exclude` say.
+    pub(crate) fn new(arguments: &SelectionArguments) -> Result<Self, UsageError> {
+        Ok(Self {
+            include: patterns("--include", &arguments.include)?,
+            exclude: patterns("--exclude", &arguments.exclude)?,
+        })
+    }
+
+    fn takes(&self, name: &str) -> bool {
+        (self.include.is_empty() || self.include.matches(name)) && !self.exclude.matches(name)
+    }
+}
+
+/// How masks are read and compared.
+pub(crate) fn rules(
+    arguments: &MaskArguments,
+    policy: OnMaskMismatch,
+) -> Result<Rules, UsageError> {
+    Ok(Rules {
+        policy: match policy {
+            OnMaskMismatch::Error => MismatchPolicy::Error,
+            OnMaskMismatch::Intersect => MismatchPolicy::Intersect,
+            OnMaskMismatch::Union => MismatchPolicy::Union,
+            OnMaskMismatch::Vote => MismatchPolicy::Vote,
+            OnMaskMismatch::First => MismatchPolicy::First,
+        },
+        strict: arguments.strict,
+        prunable: patterns("--prunable", &arguments.prunable)?,
+        dense: patterns("--dense", &arguments.dense)?,
+    })
+}
+
+fn patterns(option: &str, texts: &[String]) -> Result<NamePatterns, UsageError> {
+    NamePatterns::new(texts).map_err(|(text, error)| UsageError {
+        message: format!("`{option} {text}` is no pattern: {error}"),
+        next: None,
+    })
+}
+
+/// How files are opened.
+pub(crate) fn open_options(arguments: &ReadingArguments) -> OpenOptions {
+    OpenOptions {
+        access: if arguments.no_mmap {
+            Access::Pread
+        } else {
+            Access::Mapped
+        },
+        header_limit: arguments.max_header_bytes,
+    }
+}
+
+/// Number of worker threads.
+pub(crate) fn threads(arguments: &ReadingArguments) -> usize {
+    arguments.threads.unwrap_or_else(default_threads)
+}
+
+/// Opens checkpoints and joins them, with a mask file if one is given.
+pub(crate) fn join(
+    paths: &[PathBuf],
+    mask: Option<&Path>,
+    reading: &ReadingArguments,
+    dtypes: DtypeRule,
+    selection: &Selection,
+) -> anyhow::Result<Ingredients> {
+    let options = open_options(reading);
+    let checkpoints: Vec<Checkpoint> = paths
+        .iter()
+        .map(|path| Checkpoint::open(path, &options))
+        .collect::<Result<_, CheckpointError>>()?;
+    let mask = mask.map(|path| Checkpoint::open(path, &options));
+    let joined = Ingredients::join(checkpoints, mask.transpose()?, dtypes, |name| {
+        selection.takes(name)
+    })?;
+    Ok(joined)
+}

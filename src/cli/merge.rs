@@ -1,0 +1,212 @@
+//! `sms-merge merge`: arguments walk in, a soup is written, a summary walks out.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use anyhow::Context;
+use sms_merge::checkpoint::Checkpoint;
+use sms_merge::checkpoint::DtypeRule;
+use sms_merge::checkpoint::Ingredients;
+use sms_merge::connectivity::MismatchPolicy;
+use sms_merge::format::replace::Durability;
+use sms_merge::format::replace::Existing;
+use sms_merge::kernel::Normalization;
+use sms_merge::kernel::Weights;
+use sms_merge::merge::Destination;
+use sms_merge::merge::FileDigest;
+use sms_merge::merge::IntegerPolicy;
+use sms_merge::merge::MaskLayout;
+use sms_merge::merge::MergeError;
+use sms_merge::merge::MergeOptions;
+use sms_merge::merge::MergePlan;
+use sms_merge::merge::Method;
+use sms_merge::merge::Observer;
+use sms_merge::merge::sha256;
+use sms_merge::tensor::Dtype;
+
+use crate::cli::args::FloatType;
+use crate::cli::args::LayoutChoice;
+use crate::cli::args::Measure;
+use crate::cli::args::MergeArguments;
+use crate::cli::args::OnIntegerMismatch;
+use crate::cli::exit::Exit;
+use crate::cli::exit::UsageError;
+use crate::cli::ingredients::choose;
+use crate::cli::ingredients::expand;
+use crate::cli::ingredients::repeated;
+use crate::cli::inputs::Selection;
+use crate::cli::inputs::join;
+use crate::cli::inputs::rules;
+use crate::cli::inputs::threads;
+use crate::cli::plan;
+use crate::cli::progress::Progress;
+use crate::cli::summary::Summary;
+use crate::cli::text::note;
+
+/// Merges, or says what a merge would do.
+pub(crate) fn run(arguments: &MergeArguments, interrupted: &AtomicBool) -> anyhow::Result<Exit> {
+    let started = Instant::now();
+    let paths = expand(&arguments.ingredients.ingredients)?;
+    let paths = choose(paths, &arguments.choice)?;
+    let warnings = repeated(&paths);
+    if paths.len() < 2 {
+        return Err(MergeError::TooFew { found: paths.len() }.into());
+    }
+    let options = options(arguments, paths.len())?;
+    let ingredients = open(arguments, &paths, &options)?;
+    let existing = match arguments.force {
+        true => Existing::Replace,
+        false => Existing::Refuse,
+    };
+    let durability = match arguments.no_sync {
+        true => Durability::Unsynced,
+        false => Durability::Synced,
+    };
+    let destination = arguments.output.as_ref().map(|output| {
+        let shard_bytes = arguments.shard_size;
+        Destination::resolve(output, &ingredients, shard_bytes, existing, durability)
+    });
+    let destination = destination.transpose()?;
+    let planned = MergePlan::new(&ingredients, &options)?;
+    let destination = match destination {
+        Some(destination) if !arguments.plan => destination,
+        _ => {
+            plan::show(&planned, &ingredients, &options, arguments)?;
+            return Ok(Exit::Done);
+        }
+    };
+    let files = match arguments.sha256 {
+        true => file_digests(&ingredients)?,
+        false => Vec::new(),
+    };
+    let progress = Progress::new(
+        planned.bytes_to_read * plan::passes(&options),
+        &arguments.report,
+    );
+    let observer = Observer {
+        advance: &|bytes| progress.advance(bytes),
+        interrupted,
+    };
+    let merged = sms_merge::merge::merge(&ingredients, &options, &destination, files, observer);
+    progress.clear();
+    let merged = match merged {
+        Ok(merged) => merged,
+        Err(error) => {
+            if !arguments.report.quiet && !arguments.report.json {
+                warnings
+                    .iter()
+                    .for_each(|warning| note(&format!("warning: {warning}")));
+            }
+            return Err(error.into());
+        }
+    };
+    let summary = Summary {
+        merged: &merged,
+        ingredients: &ingredients,
+        options: &options,
+        output: destination.path(),
+        elapsed: started.elapsed(),
+        warnings,
+    };
+    summary.show(&arguments.report)?;
+    Ok(Exit::Done)
+}
+
+fn open(
+    arguments: &MergeArguments,
+    paths: &[PathBuf],
+    options: &MergeOptions,
+) -> anyhow::Result<Ingredients> {
+    let dtypes = match options.dtype {
+        Some(_) => DtypeRule::AnyFloat,
+        None => DtypeRule::Same,
+    };
+    let selection = Selection {
+        include: options.include.clone(),
+        exclude: options.exclude.clone(),
+    };
+    let mask = arguments.mask.mask.as_deref();
+    join(paths, mask, &arguments.reading, dtypes, &selection)
+}
+
+fn options(arguments: &MergeArguments, n_ingredients: usize) -> anyhow::Result<MergeOptions> {
+    let (method, weights) = match &arguments.weights {
+        None => (Method::Uniform, Weights::uniform(n_ingredients)),
+        Some(values) if values.len() != n_ingredients => {
+            return Err(MergeError::WeightCount {
+                expected: n_ingredients,
+                found: values.len(),
+            }
+            .into());
+        }
+        Some(values) => {
+            let normalization = match arguments.no_normalize {
+                true => Normalization::AsGiven,
+                false => Normalization::SumToOne,
+            };
+            (
+                Method::Weighted,
+                Weights::new(values.clone(), normalization),
+            )
+        }
+    };
+    let mut options = MergeOptions::new(method, weights.map_err(MergeError::Weights)?);
+    options.rules = rules(&arguments.mask, arguments.on_mask_mismatch)?;
+    let selection = Selection::new(&arguments.selection)?;
+    options.include = selection.include;
+    options.exclude = selection.exclude;
+    options.dtype = arguments.dtype.map(|dtype| match dtype {
+        FloatType::F16 => Dtype::F16,
+        FloatType::Bf16 => Dtype::BF16,
+        FloatType::F32 => Dtype::F32,
+        FloatType::F64 => Dtype::F64,
+    });
+    options.integers = match arguments.on_integer_mismatch {
+        OnIntegerMismatch::Error => IntegerPolicy::Error,
+        OnIntegerMismatch::First => IntegerPolicy::First,
+        OnIntegerMismatch::Max => IntegerPolicy::Max,
+    };
+    options.allow_non_finite = arguments.allow_non_finite;
+    options.layout = match arguments.layout {
+        LayoutChoice::Keep => MaskLayout::Keep,
+        LayoutChoice::Dense => MaskLayout::Dense,
+    };
+    options.shard_bytes = arguments.shard_size;
+    options.distances = match arguments.distances {
+        Measure::Auto => options.distances,
+        Measure::On => true,
+        Measure::Off => false,
+    };
+    options.threads = threads(&arguments.reading);
+    if options.rules.policy != MismatchPolicy::Error && options.rules.strict {
+        return Err(UsageError {
+            message: "`--strict` refuses what `--on-mask-mismatch` resolves; give one of them"
+                .to_owned(),
+            next: None,
+        }
+        .into());
+    }
+    Ok(options)
+}
+
+/// SHA-256 of the files of each ingredient.
+fn file_digests(ingredients: &Ingredients) -> anyhow::Result<Vec<Vec<FileDigest>>> {
+    let of_file = |path: &std::path::Path| -> anyhow::Result<FileDigest> {
+        let digest = sha256(path);
+        let name = path.file_name().unwrap_or_default();
+        Ok(FileDigest {
+            name: name.to_string_lossy().into_owned(),
+            sha256: digest.with_context(|| format!("`{}` cannot be digested", path.display()))?,
+        })
+    };
+    let of_checkpoint = |checkpoint: &Checkpoint| {
+        let shards = checkpoint.shards().iter();
+        shards.map(|shard| of_file(shard.source().path())).collect()
+    };
+    ingredients
+        .checkpoints()
+        .iter()
+        .map(of_checkpoint)
+        .collect()
+}

@@ -1,0 +1,210 @@
+//! `sms-merge verify`: a soup and its ingredients walk in, whether it is what they
+//! give walks out.
+
+use std::sync::atomic::AtomicBool;
+
+use serde::Serialize;
+use sms_merge::checkpoint::Checkpoint;
+use sms_merge::checkpoint::CheckpointError;
+use sms_merge::merge::Certificate;
+use sms_merge::merge::Difference;
+use sms_merge::merge::Observer;
+use sms_merge::merge::recompute;
+use sms_merge::merge::self_check;
+use sms_merge::tensor::Printable;
+
+use crate::cli::SCHEMA;
+use crate::cli::args::VerifyArguments;
+use crate::cli::exit::Exit;
+use crate::cli::ingredients::expand;
+use crate::cli::inputs::open_options;
+use crate::cli::inputs::threads;
+use crate::cli::progress::Progress;
+use crate::cli::text;
+use crate::cli::text::count;
+use crate::cli::text::note;
+use crate::cli::text::plural;
+use crate::cli::text::shown;
+
+/// Differences that are shown; JSON has all.
+const MOST_SHOWN: usize = 10;
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct VerifyObject {
+    schema: u32,
+    verified: bool,
+    mode: &'static str,
+    n_tensors: usize,
+    differences: Vec<DifferenceObject>,
+}
+
+#[derive(Serialize)]
+struct DifferenceObject {
+    kind: &'static str,
+    tensor: Option<String>,
+    coordinate: Option<Vec<u64>>,
+    message: String,
+}
+
+/// Checks the soup.
+pub(crate) fn run(arguments: &VerifyArguments, interrupted: &AtomicBool) -> anyhow::Result<Exit> {
+    let options = open_options(&arguments.reading);
+    let paths = expand(&arguments.ingredients)?;
+    let soup = Checkpoint::open(&arguments.soup, &options)?;
+    let certificate = Certificate::of(&soup)?;
+    let checkpoints: Vec<Checkpoint> = paths
+        .iter()
+        .map(|path| Checkpoint::open(path, &options))
+        .collect::<Result<_, CheckpointError>>()?;
+    let mask = arguments.mask.as_ref();
+    let mask = mask
+        .map(|path| Checkpoint::open(path, &options))
+        .transpose()?;
+    let n_tensors = soup.tensors().len();
+    let all = checkpoints.iter().chain(&mask);
+    let bytes = match checkpoints.len() {
+        0 => soup.tensor_bytes(),
+        _ => all.map(Checkpoint::tensor_bytes).sum(),
+    };
+    let progress = Progress::new(bytes, &arguments.report);
+    let observer = Observer {
+        advance: &|bytes| progress.advance(bytes),
+        interrupted,
+    };
+    let n_threads = threads(&arguments.reading);
+    let n_ingredients = checkpoints.len();
+    let mut retained_zeros = 0;
+    let differences = if checkpoints.is_empty() {
+        self_check(soup, &certificate, n_threads, observer).map(|found| {
+            retained_zeros = found.retained_zeros;
+            found.differences
+        })
+    } else {
+        recompute(&soup, &certificate, checkpoints, mask, n_threads, observer)
+    };
+    progress.clear();
+    let differences = differences?;
+    let verified = differences.is_empty();
+    if arguments.report.json {
+        let object = VerifyObject {
+            schema: SCHEMA,
+            verified,
+            mode: match n_ingredients {
+                0 => "self-check",
+                _ => "recomputed",
+            },
+            n_tensors,
+            differences: differences.iter().map(DifferenceObject::new).collect(),
+        };
+        text::print(&text::json(&object)?)?;
+    } else {
+        let soup = shown(&arguments.soup);
+        let mut report = String::new();
+        for difference in differences.iter().take(MOST_SHOWN) {
+            report.push_str(&format!("{}\n", sentence(difference)));
+        }
+        if let Some(more) = differences.len().checked_sub(MOST_SHOWN + 1) {
+            report.push_str(&format!("and {} more\n", more + 1));
+        }
+        let n_tensors = plural(n_tensors as u64, "tensor");
+        report.push_str(&match (verified, n_ingredients) {
+            (false, _) => format!("`{soup}` is not what its certificate says\n"),
+            (true, 0) => format!(
+                "`{soup}` is as it was written: {n_tensors}, nothing off the mask is non-zero\n"
+            ),
+            (true, n) => format!(
+                "`{soup}` is proved: every bit of {n_tensors} is what {} give\n",
+                plural(n as u64, "ingredient")
+            ),
+        });
+        text::print(&report)?;
+        if verified && n_ingredients == 0 && !arguments.report.quiet {
+            if retained_zeros > 0 {
+                note(&format!(
+                    "{} zero: their places in the mask are certified by its digest alone",
+                    plural(retained_zeros, "retained weight")
+                ));
+            }
+            note("next: name the ingredients as well, and every bit is computed again");
+        }
+    }
+    Ok(match verified {
+        true => Exit::Done,
+        false => Exit::Verification,
+    })
+}
+
+impl DifferenceObject {
+    fn new(difference: &Difference) -> Self {
+        let (kind, tensor) = match difference {
+            Difference::Element { tensor, .. } => ("element", Some(tensor)),
+            Difference::Missing { tensor } => ("missing", Some(tensor)),
+            Difference::Extra { tensor } => ("extra", Some(tensor)),
+            Difference::Content { tensor } => ("content", Some(tensor)),
+            Difference::Mask { tensor, .. } => ("mask", Some(tensor)),
+            Difference::Ingredient { .. } => ("ingredient", None),
+            Difference::IngredientCount { .. } => ("ingredient-count", None),
+            Difference::MaskFile => ("mask-file", None),
+            Difference::Certificate { .. } => ("certificate", None),
+        };
+        Self {
+            kind,
+            tensor: tensor.cloned(),
+            coordinate: match difference {
+                Difference::Element { shape, index, .. } => Some(shape.coordinate(*index)),
+                _ => None,
+            },
+            message: sentence(difference),
+        }
+    }
+}
+
+fn sentence(difference: &Difference) -> String {
+    match difference {
+        Difference::Element {
+            tensor,
+            shape,
+            index,
+        } => format!(
+            "`{}` first differs at {:?}: its bits there are not what the ingredients give",
+            Printable(tensor),
+            shape.coordinate(*index)
+        ),
+        Difference::Missing { tensor } => format!(
+            "`{}` is missing, or has another type or shape",
+            Printable(tensor)
+        ),
+        Difference::Extra { tensor } => format!("`{}` should not be there", Printable(tensor)),
+        Difference::Ingredient {
+            position,
+            recorded,
+            found,
+        } => format!(
+            "ingredient {} has digest {found}, and the certificate names {recorded}",
+            position + 1
+        ),
+        Difference::IngredientCount { recorded, found } => {
+            format!("{found} ingredients were given, and the certificate names {recorded}")
+        }
+        Difference::MaskFile => {
+            "the mask file is not the one that the certificate names".to_owned()
+        }
+        Difference::Content { tensor } => {
+            format!("`{}` does not hold what was written", Printable(tensor))
+        }
+        Difference::Mask {
+            tensor,
+            expected,
+            found,
+        } => format!(
+            "`{}` has {} non-zero weights, and its certified mask {}",
+            Printable(tensor),
+            count(*found),
+            count(*expected)
+        ),
+        Difference::Certificate { what } => {
+            format!("{what} in the certificate does not fit the rest of it")
+        }
+    }
+}
