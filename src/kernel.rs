@@ -9,6 +9,7 @@ pub mod cpu;
 mod double;
 mod exact;
 mod float;
+mod fraction;
 mod gram;
 pub mod reference;
 mod weights;
