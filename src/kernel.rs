@@ -126,6 +126,28 @@ pub(crate) fn float_bytes(dtype: Dtype) -> Option<usize> {
     }
 }
 
+/// Checks the slices of a `nonzero` call and returns the bytes of an element.
+fn check_comparison(words: &[u64], dtype: Dtype, bytes: &[u8]) -> Result<usize, KernelError> {
+    let width = match dtype.bits() {
+        bits @ (8 | 16 | 32 | 64) if dtype != Dtype::C64 => (bits / 8) as usize,
+        _ => {
+            return Err(KernelError::Dtype {
+                dtype,
+                operation: "compared with zero",
+            });
+        }
+    };
+    let expected = (bytes.len() / width).div_ceil(64);
+    if words.len() != expected {
+        return Err(KernelError::Length {
+            what: "mask",
+            expected,
+            found: words.len(),
+        });
+    }
+    Ok(width)
+}
+
 /// Checks the slices of a `combine` call and returns the number of elements.
 fn check_lengths(
     out: &[u8],

@@ -88,6 +88,14 @@ impl PatternTally {
 
     /// Groups of consecutive bits, counted in all fields of a word at once.
     fn add_consecutive(&mut self, mask: &[u64]) {
+        // A full group ends the search for its size: the pattern does not hold.
+        let mut is_open = [false; GROUP_SIZES.len()];
+        for (open, (size, most)) in is_open
+            .iter_mut()
+            .zip(GROUP_SIZES.into_iter().zip(self.most))
+        {
+            *open = most < size;
+        }
         let mut most = [[0_u8; 8]; GROUP_SIZES.len()];
         let mut raise = |size: usize, fields: u64| {
             for (most, field) in most[size].iter_mut().zip(fields.to_le_bytes()) {
@@ -100,13 +108,19 @@ impl PatternTally {
             let bytes = (nibbles + (nibbles >> 4)) & 0x0f0f_0f0f_0f0f_0f0f;
             let halves = (bytes + (bytes >> 8)) & 0x00ff_00ff_00ff_00ff;
             let words = (halves + (halves >> 16)) & 0x0000_00ff_0000_00ff;
-            for shift in [0, 2, 4, 6] {
-                raise(0, (pairs >> shift) & 0x0303_0303_0303_0303);
+            if is_open[0] {
+                for shift in [0, 2, 4, 6] {
+                    raise(0, (pairs >> shift) & 0x0303_0303_0303_0303);
+                }
             }
-            for shift in [0, 4] {
-                raise(1, (nibbles >> shift) & 0x0f0f_0f0f_0f0f_0f0f);
+            if is_open[1] {
+                for shift in [0, 4] {
+                    raise(1, (nibbles >> shift) & 0x0f0f_0f0f_0f0f_0f0f);
+                }
             }
-            raise(2, bytes);
+            if is_open[2] {
+                raise(2, bytes);
+            }
             raise(3, halves);
             raise(4, words);
         }

@@ -10,7 +10,7 @@
 use super::double::weighted_mean;
 use super::float::{BF16, Element, F16, F32, F64};
 use super::{Backend, Counts, Gram, Input, KernelError, PIECE, Weights};
-use super::{check_lengths, needs_double_double};
+use super::{check_comparison, check_lengths, needs_double_double};
 use crate::tensor::Dtype;
 
 /// Combines on the processor.
@@ -219,6 +219,94 @@ fn wide_mean_of_columns(means: &mut [f64], columns: &[Box<[f64; PIECE]>], weight
     }
 }
 
+/// [`Backend::nonzero`] for elements of a known width. A type and not a closure,
+/// because only what is inlined is compiled for the instruction set.
+struct Nonzero<'a> {
+    words: &'a mut [u64],
+    bytes: &'a [u8],
+    width: usize,
+    /// Bits to shift out before comparing: 1 where the top bit is a sign.
+    sign_bits: u32,
+}
+
+impl pulp::NullaryFnOnce for Nonzero<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self {
+            words,
+            bytes,
+            width,
+            sign_bits,
+        } = self;
+        match (width, sign_bits) {
+            (1, 0) => nonzero_words(words, bytes, |b: [u8; 1]| b[0] != 0),
+            (1, _) => nonzero_words(words, bytes, |b: [u8; 1]| b[0] << 1 != 0),
+            (2, 0) => nonzero_words(words, bytes, |b| u16::from_le_bytes(b) != 0),
+            (2, _) => nonzero_words(words, bytes, |b| u16::from_le_bytes(b) << 1 != 0),
+            (4, 0) => nonzero_words(words, bytes, |b| u32::from_le_bytes(b) != 0),
+            (4, _) => nonzero_words(words, bytes, |b| u32::from_le_bytes(b) << 1 != 0),
+            (_, 0) => nonzero_words(words, bytes, |b| u64::from_le_bytes(b) != 0),
+            (_, _) => nonzero_words(words, bytes, |b| u64::from_le_bytes(b) << 1 != 0),
+        }
+    }
+}
+
+/// [`Backend::combine`] after its checks.
+struct Combine<'a> {
+    positions: &'a mut [u16; PIECE],
+    columns: &'a mut [Box<[f64; PIECE]>],
+    means: &'a mut [f64; PIECE],
+    out: &'a mut [u8],
+    out_dtype: Dtype,
+    inputs: &'a [Input<'a>],
+    weights: &'a Weights,
+    mask: Option<&'a [u64]>,
+    gram: Option<&'a mut Gram>,
+    n_elements: usize,
+}
+
+impl pulp::NullaryFnOnce for Combine<'_> {
+    type Output = Counts;
+
+    #[inline(always)]
+    fn call(self) -> Counts {
+        let Self {
+            positions,
+            columns,
+            means,
+            out,
+            out_dtype,
+            inputs,
+            weights,
+            mask,
+            gram,
+            n_elements,
+        } = self;
+        let retained = match mask {
+            None => Retained::All(n_elements),
+            Some(mask) => match list_positions(positions, mask) {
+                n_retained if n_retained == n_elements => Retained::All(n_elements),
+                n_retained => Retained::At(&positions[..n_retained]),
+            },
+        };
+        for (column, input) in columns.iter_mut().zip(inputs) {
+            with_element!(input.dtype, E => widen::<E, _>(column, input.bytes, retained), _ => ());
+        }
+        let means = &mut means[..retained.len()];
+        if needs_double_double(out_dtype, inputs) {
+            wide_mean_of_columns(means, columns, weights);
+        } else {
+            mean_of_columns(means, columns, weights);
+        }
+        if let Some(gram) = gram {
+            gram.add_piece(|i| &columns[i][..retained.len()]);
+        }
+        with_element!(out_dtype, E => narrow::<E, _>(out, means, retained), _ => Counts::default())
+    }
+}
+
 impl Backend for Cpu {
     type Workspace = Workspace;
 
@@ -236,28 +324,13 @@ impl Backend for Cpu {
     }
 
     fn nonzero(&self, words: &mut [u64], dtype: Dtype, bytes: &[u8]) -> Result<(), KernelError> {
-        let unknown = KernelError::Dtype {
-            dtype,
-            operation: "compared with zero",
-        };
-        let width = match dtype.bits() {
-            bits @ (8 | 16 | 32 | 64) if dtype != Dtype::C64 => (bits / 8) as usize,
-            _ => return Err(unknown),
-        };
-        let expected = (bytes.len() / width).div_ceil(64);
-        if words.len() != expected {
-            return Err(KernelError::Length {
-                what: "mask",
-                expected,
-                found: words.len(),
-            });
-        }
+        let width = check_comparison(words, dtype, bytes)?;
         let sign_bits = u32::from(dtype.is_float());
-        self.arch.dispatch(|| match width {
-            1 => nonzero_words(words, bytes, |b: [u8; 1]| b[0] << sign_bits != 0),
-            2 => nonzero_words(words, bytes, |b| u16::from_le_bytes(b) << sign_bits != 0),
-            4 => nonzero_words(words, bytes, |b| u32::from_le_bytes(b) << sign_bits != 0),
-            _ => nonzero_words(words, bytes, |b| u64::from_le_bytes(b) << sign_bits != 0),
+        self.arch.dispatch(Nonzero {
+            words,
+            bytes,
+            width,
+            sign_bits,
         });
         Ok(())
     }
@@ -272,39 +345,30 @@ impl Backend for Cpu {
         mask: Option<&[u64]>,
         gram: Option<&mut Gram>,
     ) -> Result<Counts, KernelError> {
-        let n = check_lengths(out, out_dtype, inputs, weights, mask)?;
+        let n_elements = check_lengths(out, out_dtype, inputs, weights, mask)?;
         let Workspace {
             positions,
             columns,
             means,
         } = workspace;
+        let found = columns.len();
         let columns = columns.get_mut(..inputs.len()).ok_or(KernelError::Length {
             what: "workspace",
             expected: inputs.len(),
-            found: 0,
+            found,
         })?;
-        let wide = needs_double_double(out_dtype, inputs);
-        Ok(self.arch.dispatch(|| {
-            let retained = match mask {
-                None => Retained::All(n),
-                Some(mask) => {
-                    let n_retained = list_positions(positions, mask);
-                    if n_retained == n { Retained::All(n) } else { Retained::At(&positions[..n_retained]) }
-                }
-            };
-            for (column, input) in columns.iter_mut().zip(inputs) {
-                with_element!(input.dtype, E => widen::<E, _>(column, input.bytes, retained), _ => ());
-            }
-            let means = &mut means[..retained.len()];
-            if wide {
-                wide_mean_of_columns(means, columns, weights);
-            } else {
-                mean_of_columns(means, columns, weights);
-            }
-            if let Some(gram) = gram {
-                gram.add_piece(|i| &columns[i][..retained.len()]);
-            }
-            with_element!(out_dtype, E => narrow::<E, _>(out, means, retained), _ => Counts::default())
-        }))
+        let operation = Combine {
+            positions,
+            columns,
+            means,
+            out,
+            out_dtype,
+            inputs,
+            weights,
+            mask,
+            gram,
+            n_elements,
+        };
+        Ok(self.arch.dispatch(operation))
     }
 }

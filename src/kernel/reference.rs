@@ -3,7 +3,7 @@
 use super::double::weighted_mean;
 use super::float::{BF16, Element, F16, F32, F64};
 use super::{Backend, Counts, Gram, Input, KernelError, PIECE, Weights};
-use super::{check_lengths, needs_double_double};
+use super::{check_comparison, check_lengths, needs_double_double};
 use crate::tensor::Dtype;
 
 /// The backend that is the definition.
@@ -51,23 +51,7 @@ impl Backend for Reference {
     fn workspace(&self, _n_ingredients: usize) {}
 
     fn nonzero(&self, words: &mut [u64], dtype: Dtype, bytes: &[u8]) -> Result<(), KernelError> {
-        let width = match dtype.bits() {
-            bits @ (8 | 16 | 32 | 64) if dtype != Dtype::C64 => (bits / 8) as usize,
-            _ => {
-                return Err(KernelError::Dtype {
-                    dtype,
-                    operation: "compared with zero",
-                });
-            }
-        };
-        let expected = (bytes.len() / width).div_ceil(64);
-        if words.len() != expected {
-            return Err(KernelError::Length {
-                what: "mask",
-                expected,
-                found: words.len(),
-            });
-        }
+        let width = check_comparison(words, dtype, bytes)?;
         words.fill(0);
         for (index, element) in bytes.chunks_exact(width).enumerate() {
             // The sign of a floating zero is the top bit of its last byte.

@@ -24,7 +24,6 @@ use crate::merge::plan::Slot;
 use crate::merge::tile::Scratch;
 use crate::merge::tile::TileRange;
 use crate::tensor::Shape;
-use crate::tensor::TILE_ELEMENTS;
 use crate::tensor::tile_elements;
 
 /// Watches a pass and may end it.
@@ -67,12 +66,16 @@ pub(super) struct Job<'a> {
     is_doomed: AtomicBool,
 }
 
-/// Bytes of input elements after which a worker looks for its next run of tiles.
-const UNIT_ELEMENTS: u64 = TILE_ELEMENTS;
+/// Elements after which a worker looks for its next run of tiles: 1 MiB of F32, so
+/// that the threads seldom meet at the output file's lock.
+const UNIT_ELEMENTS: u64 = 1 << 18;
 /// Most tiles in a run: bounds what a worker holds of many small tensors.
 const UNIT_TILES: usize = 1024;
-/// Bytes of output that are written at once.
-const WRITE_BYTES: usize = 8 * TILE_ELEMENTS as usize;
+/// Most bytes of output that are gathered for one write.
+const WRITE_BYTES: usize = 1 << 20;
+/// Resident bytes of mapped inputs, all workers together, after which pages that
+/// have been used are let go. Letting go interrupts every core, so not too often.
+const RESIDENT_BYTES: u64 = 256 << 20;
 
 /// The next tile that no worker has taken.
 #[derive(Default)]
@@ -272,7 +275,11 @@ struct Worker<'a> {
     scratch: Scratch,
     values: Run,
     masks: Run,
+    /// What the current unit has read.
     used: Vec<Used<'a>>,
+    /// What earlier units have read and still keep resident.
+    resident: Vec<Used<'a>>,
+    resident_bytes: u64,
     compared: Vec<u8>,
 }
 
@@ -283,6 +290,8 @@ impl<'a> Worker<'a> {
             values: Run::default(),
             masks: Run::default(),
             used: Vec::new(),
+            resident: Vec::new(),
+            resident_bytes: 0,
             compared: Vec::new(),
             job,
         }
@@ -306,7 +315,7 @@ impl<'a> Worker<'a> {
         done?;
         self.values.flush(&self.job.sink)?;
         self.masks.flush(&self.job.sink)?;
-        (observer.advance)(self.release());
+        (observer.advance)(self.retire());
         Ok(found)
     }
 
@@ -385,14 +394,18 @@ impl<'a> Worker<'a> {
             .try_for_each(|used| used.checkpoint.shards()[used.shard].source().check_fault())
     }
 
-    /// Lets go of the pages that have been used and returns their bytes.
-    fn release(&mut self) -> u64 {
-        let mut bytes = 0;
-        for used in self.used.drain(..) {
-            used.checkpoint.shards()[used.shard]
-                .source()
-                .release(used.begin, used.end - used.begin);
-            bytes += used.end - used.begin;
+    /// Ends a unit: lets go of used pages if they are many, and returns the unit's bytes.
+    fn retire(&mut self) -> u64 {
+        let bytes = self.used.iter().map(|used| used.end - used.begin).sum();
+        self.resident.append(&mut self.used);
+        self.resident_bytes += bytes;
+        if self.resident_bytes > RESIDENT_BYTES / self.job.plan.threads as u64 {
+            for used in self.resident.drain(..) {
+                used.checkpoint.shards()[used.shard]
+                    .source()
+                    .release(used.begin, used.end - used.begin);
+            }
+            self.resident_bytes = 0;
         }
         bytes
     }
