@@ -158,6 +158,10 @@ fn widen<E: Element<Bytes = [u8; N]>, const N: usize>(
 }
 
 #[inline(always)]
+#[expect(
+    clippy::eq_op,
+    reason = "only for NaN and the infinities is the difference from itself not zero"
+)]
 fn narrow<E: Element<Bytes = [u8; N]>, const N: usize>(
     out: &mut [u8],
     means: &[f64],
@@ -170,7 +174,6 @@ fn narrow<E: Element<Bytes = [u8; N]>, const N: usize>(
         *element = E::narrow(mean);
         let stored = E::widen(*element);
         zeros += u32::from(stored == 0.0);
-        // Only for NaN and the infinities is the difference not zero.
         non_finite += u32::from(stored - stored != 0.0);
     };
     match retained {
