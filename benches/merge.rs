@@ -124,6 +124,8 @@ fn median(values: &mut [f64]) -> f64 {
 
 /// Times one set of inputs and returns the median seconds per byte of the merge.
 fn measure(label: &str, directory: &Path, dtype: Dtype, shapes: &[Vec<u64>], rounds: u64) -> f64 {
+    let directory = tempfile::tempdir_in(directory).expect("the directory is writable");
+    let directory = directory.path();
     let inputs: Vec<PathBuf> = (0..N_INGREDIENTS)
         .map(|i| directory.join(format!("{i}.st")))
         .collect();
