@@ -1,6 +1,7 @@
 //! From paths to checkpoints: files are opened, headers are checked, and no tensor
 //! byte is read.
 
+mod convention;
 mod error;
 mod ingredients;
 pub mod map;

@@ -8,6 +8,7 @@
 
 mod certificate;
 mod distance;
+mod draft;
 mod execute;
 mod ledger;
 mod options;

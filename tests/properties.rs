@@ -14,7 +14,7 @@ use sms_merge::format::replace::Durability;
 use sms_merge::format::replace::Existing;
 use sms_merge::format::safetensors::Entry;
 use sms_merge::format::safetensors::Layout;
-use sms_merge::format::safetensors::natural_order;
+use sms_merge::format::safetensors::natural_cmp;
 use sms_merge::kernel::Weights;
 use sms_merge::merge::Destination;
 use sms_merge::merge::MergeError;
@@ -38,7 +38,7 @@ fn write(path: &Path, tensors: &Tensors) {
             shape: Shape::new(dims.clone()).unwrap(),
         })
         .collect();
-    natural_order(&mut entries);
+    entries.sort_by(natural_cmp);
     let layout = Layout::new(entries).unwrap();
     let mut bytes = layout.header(&BTreeMap::new()).unwrap();
     for tensor in layout.tensors() {

@@ -2,10 +2,9 @@
 
 mod error;
 
-use std::collections::BTreeMap;
-
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::StoredTensor;
+use crate::checkpoint::convention::Located;
 use crate::tensor::Arithmetic;
 use crate::tensor::Shape;
 
@@ -83,9 +82,7 @@ impl Ingredients {
     ) -> Result<Self, IngredientsError> {
         let mut resolved = Vec::with_capacity(checkpoints.len());
         for checkpoint in &checkpoints {
-            let mut logical = logical_tensors(checkpoint)?;
-            logical.retain(|name, _| select(name));
-            resolved.push(logical);
+            resolved.push(Located::new(checkpoint, &select)?);
         }
         for (checkpoint, logical) in checkpoints.iter().zip(&resolved).skip(1) {
             refuse_differences(
@@ -97,13 +94,15 @@ impl Ingredients {
         let Some((first, others)) = resolved.split_first() else {
             return Err(IngredientsError::None);
         };
+        // All have the same names, and all are sorted.
+        let mut others: Vec<_> = others.iter().map(Located::iter).collect();
         let mut parameters: Vec<Parameter> = first
             .iter()
             .map(|(name, source)| Parameter {
-                name: name.clone(),
+                name: name.to_owned(),
                 shape: checkpoints[0].tensors()[source.value].shape.clone(),
-                sources: std::iter::once(*source)
-                    .chain(others.iter().map(|logical| logical[name]))
+                sources: std::iter::once(source)
+                    .chain(others.iter_mut().filter_map(|other| Some(other.next()?.1)))
                     .collect(),
                 given_mask: None,
             })
@@ -111,6 +110,7 @@ impl Ingredients {
         if parameters.is_empty() {
             return Err(IngredientsError::Nothing);
         }
+        drop(others);
         if let Some(mask_file) = &mask_file {
             assign_masks(&mut parameters, mask_file, &select)?;
         }
@@ -159,91 +159,8 @@ impl Ingredients {
     }
 }
 
-type LogicalTensors = BTreeMap<String, Source>;
-
-/// The parameters of a checkpoint, its stored masks taken together with their values.
-pub(crate) fn logical_tensors(checkpoint: &Checkpoint) -> Result<LogicalTensors, IngredientsError> {
-    let tensors = checkpoint.tensors();
-    let mut logical = LogicalTensors::new();
-    let mut used = vec![false; tensors.len()];
-    for (mask, tensor) in tensors.iter().enumerate() {
-        let Some((name, value_name, convention)) = masked_by(&tensor.name, checkpoint) else {
-            continue;
-        };
-        let Some(value) = checkpoint.find(&value_name) else {
-            continue;
-        };
-        check_mask(checkpoint, tensor, &tensors[value])?;
-        if convention == Convention::TorchPrune && checkpoint.find(&name).is_some() {
-            return Err(IngredientsError::StoredTwice {
-                path: checkpoint.path().to_owned(),
-                tensor: name,
-            });
-        }
-        (used[mask], used[value]) = (true, true);
-        logical.insert(
-            name,
-            Source {
-                value,
-                mask: Some(mask),
-                convention,
-            },
-        );
-    }
-    for (value, tensor) in tensors.iter().enumerate() {
-        if !used[value] {
-            logical.insert(
-                tensor.name.clone(),
-                Source {
-                    value,
-                    mask: None,
-                    convention: Convention::Plain,
-                },
-            );
-        }
-    }
-    Ok(logical)
-}
-
-/// The parameter, and the tensor of its values, that a tensor called `name` would mask.
-fn masked_by(name: &str, checkpoint: &Checkpoint) -> Option<(String, String, Convention)> {
-    if let Some(base) = name.strip_suffix("_mask") {
-        let orig = format!("{base}_orig");
-        if checkpoint.find(&orig).is_some() {
-            return Some((base.to_owned(), orig, Convention::TorchPrune));
-        }
-    }
-    if let Some(module) = name
-        .strip_suffix("_weight_mask")
-        .filter(|module| module.is_empty() || module.ends_with('.'))
-    {
-        let weight = format!("{module}weight");
-        return Some((weight.clone(), weight, Convention::ModelOpt));
-    }
-    let weight = nncf_weight(name)?;
-    Some((weight.clone(), weight, Convention::Nncf))
-}
-
-/// The tensor that an NNCF mask buffer belongs to.
-///
-/// NNCF 2: `M.pre_ops.0.op._binary_mask` masks `M.weight`. NNCF 3:
-/// `__nncf_hooks.post_hooks.block:0:weight__0.0.binary_mask` masks the output of port 0
-/// of the node `block.0.weight`.
-fn nncf_weight(name: &str) -> Option<String> {
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    if let Some(operation) = name.strip_suffix("._binary_mask") {
-        let (module, operation) = operation.rsplit_once(".pre_ops.")?;
-        let (number, rest) = operation.split_once('.')?;
-        return (is_number(number) && rest == "op").then(|| format!("{module}.weight"));
-    }
-    let hook = name.strip_suffix(".binary_mask")?;
-    let (prefix, hook) = hook.split_once("__nncf_hooks.post_hooks.")?;
-    let (node, port_and_index) = hook.rsplit_once("__")?;
-    let (port, index) = port_and_index.split_once('.')?;
-    (port == "0" && is_number(index)).then(|| format!("{prefix}{}", node.replace(':', ".")))
-}
-
-fn check_mask(
+/// Checks that a tensor can be the mask of another.
+pub(super) fn check_mask(
     checkpoint: &Checkpoint,
     mask: &StoredTensor,
     value: &StoredTensor,
@@ -299,14 +216,20 @@ fn assign_masks(
 }
 
 fn refuse_differences(
-    (first, first_logical): (&Checkpoint, &LogicalTensors),
-    (other, other_logical): (&Checkpoint, &LogicalTensors),
+    (first, first_logical): (&Checkpoint, &Located<'_>),
+    (other, other_logical): (&Checkpoint, &Located<'_>),
     dtypes: DtypeRule,
 ) -> Result<(), IngredientsError> {
     let mut differences = Vec::new();
-    for (name, source) in first_logical {
-        let Some(other_source) = other_logical.get(name) else {
-            differences.push(Difference::OnlyFirst(name.clone()));
+    // Alike in most cases, so the next of the other is looked at before searching.
+    let mut others = other_logical.iter();
+    for (name, source) in first_logical.iter() {
+        let next = others.next().filter(|&(other_name, _)| other_name == name);
+        let found = next
+            .map(|(_, source)| source)
+            .or_else(|| other_logical.get(name));
+        let Some(other_source) = found else {
+            differences.push(Difference::OnlyFirst(name.to_owned()));
             continue;
         };
         let (a, b) = (
@@ -317,18 +240,18 @@ fn refuse_differences(
             && b.dtype.arithmetic() == Arithmetic::Average;
         if a.shape != b.shape {
             differences.push(Difference::Shape(
-                name.clone(),
+                name.to_owned(),
                 a.shape.clone(),
                 b.shape.clone(),
             ));
         } else if a.dtype != b.dtype && !(dtypes == DtypeRule::AnyFloat && are_averaged) {
-            differences.push(Difference::Dtype(name.clone(), a.dtype, b.dtype));
+            differences.push(Difference::Dtype(name.to_owned(), a.dtype, b.dtype));
         }
     }
     let only_other = other_logical
-        .keys()
-        .filter(|name| !first_logical.contains_key(*name));
-    differences.extend(only_other.map(|name| Difference::OnlyOther(name.clone())));
+        .names()
+        .filter(|name| first_logical.get(name).is_none());
+    differences.extend(only_other.map(|name| Difference::OnlyOther(name.to_owned())));
     if differences.is_empty() {
         return Ok(());
     }
@@ -341,21 +264,17 @@ fn refuse_differences(
 }
 
 /// What would make two checkpoints agree, if it is one of the usual things.
-fn hint(
-    differences: &[Difference],
-    first: &LogicalTensors,
-    other: &LogicalTensors,
-) -> Option<String> {
+fn hint(differences: &[Difference], first: &Located<'_>, other: &Located<'_>) -> Option<String> {
     let is_dtype = |difference: &Difference| matches!(difference, Difference::Dtype(..));
     if differences.iter().all(is_dtype) {
         return Some("`--dtype` merges different floating types into one".to_owned());
     }
     for prefix in ["module.", "model.", "_orig_mod."] {
-        let strips = |long: &LogicalTensors, short: &LogicalTensors| {
+        let strips = |long: &Located<'_>, short: &Located<'_>| {
             long.len() == short.len()
-                && long.keys().all(|name| {
+                && long.names().all(|name| {
                     name.strip_prefix(prefix)
-                        .is_some_and(|name| short.contains_key(name))
+                        .is_some_and(|name| short.get(name).is_some())
                 })
         };
         if strips(first, other) || strips(other, first) {
@@ -370,7 +289,7 @@ fn hint(
             Difference::OnlyFirst(_) | Difference::OnlyOther(_)
         )
     };
-    let some_shared = first.keys().any(|name| other.contains_key(name));
+    let some_shared = first.names().any(|name| other.get(name).is_some());
     (some_shared && differences.iter().all(is_missing))
         .then(|| "`--exclude` leaves tensors out".to_owned())
 }
