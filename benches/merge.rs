@@ -191,9 +191,9 @@ fn main() {
     let of_f32 = measure("f32 ", directory, Dtype::F32, &square(4), rounds);
     let of_f16 = measure("f16 ", directory, Dtype::F16, &square(2), rounds);
     let of_bf16 = measure("bf16", directory, Dtype::BF16, &square(2), rounds);
-    let small = vec![vec![10, 10]; 100_000];
+    let small = vec![vec![25, 40]; 100_000];
     let of_small = measure(
-        "100,000 tensors of 100 F32",
+        "100,000 tensors of 1,000 F32",
         directory,
         Dtype::F32,
         &small,

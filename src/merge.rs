@@ -15,8 +15,10 @@ mod options;
 mod output;
 mod plan;
 mod run;
+mod sink;
 mod tile;
 mod verify;
+mod worker;
 
 use std::path::PathBuf;
 

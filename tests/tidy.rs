@@ -97,9 +97,6 @@ const MOST_LINES: usize = 400;
 /// Tables, which may be longer.
 const TABLES: &[&str] = &["cli/args.rs"];
 
-/// Files that are longer and asked to be split. The list may only get shorter.
-const TO_SPLIT: &[&str] = &["merge/execute.rs", "merge/tile.rs"];
-
 /// A source file, by its path below `src/`.
 struct Source<'a> {
     path: &'a str,
@@ -141,14 +138,10 @@ impl Source<'_> {
         let before_tests = self.before_tests();
         let is_long = before_tests > MOST_LINES;
         let may_be_long = self.is_test() || TABLES.contains(&self.path);
-        let is_excused = TO_SPLIT.contains(&self.path);
-        if is_long && !may_be_long && !is_excused {
+        if is_long && !may_be_long {
             faults.push(format!(
                 "{MOST_LINES}: has {before_tests} lines before its tests"
             ));
-        }
-        if is_excused && !is_long {
-            faults.push("1: is short enough to be taken off the list".to_owned());
         }
         for (number, line) in self.code() {
             // Tests inside a file may print and read the environment.

@@ -15,7 +15,6 @@ use crate::merge::distance::Distances;
 use crate::merge::draft::Draft;
 use crate::merge::execute::Job;
 use crate::merge::execute::Observer;
-use crate::merge::execute::Sink;
 use crate::merge::ledger::Outcome;
 use crate::merge::options::MergeOptions;
 use crate::merge::output::Destination;
@@ -24,6 +23,7 @@ use crate::merge::output::StagedOutput;
 use crate::merge::plan::Action;
 use crate::merge::plan::MergePlan;
 use crate::merge::plan::is_statistic;
+use crate::merge::sink::Sink;
 
 /// A soup that has been written.
 #[derive(Debug)]

@@ -13,14 +13,14 @@ use crate::kernel::Normalization;
 use crate::kernel::Weights;
 use crate::merge::MergeError;
 use crate::merge::certificate::Certificate;
-use crate::merge::execute::Comparison;
 use crate::merge::execute::Job;
 use crate::merge::execute::Observer;
-use crate::merge::execute::Sink;
 use crate::merge::ledger::checkpoint_digest;
 use crate::merge::options::MergeOptions;
 use crate::merge::run::resolved_plan;
 use crate::merge::run::scan;
+use crate::merge::sink::Comparison;
+use crate::merge::sink::Sink;
 use crate::tensor::Digest;
 use crate::tensor::Shape;
 
