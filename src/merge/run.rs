@@ -158,7 +158,7 @@ pub fn merge(
         files,
     };
     let headers = draft.reserve_headers()?;
-    let sidecars = destination.sidecars(ingredients);
+    let sidecars = destination.sidecars(ingredients)?;
     let bytes_written = headers.iter().sum::<u64>() + plan.bytes_to_write;
     destination.require_space(bytes_written)?;
     let fill = |output: &StagedOutput<'_>| {
