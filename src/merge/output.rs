@@ -216,7 +216,7 @@ fn refuse_input(path: &Path, ingredients: &Ingredients) -> Result<(), MergeError
             .shards()
             .iter()
             .map(|shard| shard.source().path());
-        for file in files.chain([checkpoint.path()]) {
+        for file in files.chain(checkpoint.index()).chain([checkpoint.path()]) {
             let holds_input =
                 output.is_dir() && file.parent().is_some_and(|parent| same(nonempty(parent)));
             if holds_input || same(file) {
