@@ -100,6 +100,7 @@ pub struct StoredTensor {
 pub struct Checkpoint {
     path: PathBuf,
     directory: Option<PathBuf>,
+    index: Option<PathBuf>,
     shards: Vec<Shard>,
     tensors: Vec<StoredTensor>,
 }
@@ -158,7 +159,8 @@ impl Checkpoint {
             tensors.extend(stored_tensors(in_shard, shards.len(), data_begin));
             shards.push(shard);
         }
-        let checkpoint = Self::new(shards, tensors);
+        let mut checkpoint = Self::new(shards, tensors);
+        checkpoint.index = Some(path.to_owned());
         let mut placed = index.weight_map.iter();
         if let Some((tensor, shard)) = placed.find(|(tensor, _)| checkpoint.find(tensor).is_none())
         {
@@ -176,6 +178,7 @@ impl Checkpoint {
         Self {
             path: PathBuf::new(),
             directory: None,
+            index: None,
             shards,
             tensors,
         }
@@ -189,6 +192,11 @@ impl Checkpoint {
     /// The directory that was given, if it was one.
     pub fn directory(&self) -> Option<&Path> {
         self.directory.as_deref()
+    }
+
+    /// The shard index that was read, if there is one.
+    pub fn index(&self) -> Option<&Path> {
+        self.index.as_deref()
     }
 
     /// Last component of the path, which names the checkpoint in reports and

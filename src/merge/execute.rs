@@ -128,7 +128,13 @@ impl<'a> Job<'a> {
         };
         std::thread::scope(|scope| {
             for _ in 1..self.plan.threads {
-                scope.spawn(work);
+                // Where the system permits no more threads, those there are do it all.
+                if std::thread::Builder::new()
+                    .spawn_scoped(scope, work)
+                    .is_err()
+                {
+                    break;
+                }
             }
             work();
         });

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -118,14 +119,14 @@ impl Destination {
     }
 
     /// What goes with the weights: nothing beside a single file.
-    pub(super) fn sidecars(&self, ingredients: &Ingredients) -> Sidecars {
+    pub(super) fn sidecars(&self, ingredients: &Ingredients) -> Result<Sidecars, ReplaceError> {
         let directory = ingredients
             .checkpoints()
             .first()
             .and_then(Checkpoint::directory);
         match directory.filter(|_| self.is_directory) {
             Some(directory) => Sidecars::find(directory, ingredients),
-            None => Sidecars::default(),
+            None => Ok(Sidecars::default()),
         }
     }
 
@@ -215,7 +216,7 @@ fn refuse_input(path: &Path, ingredients: &Ingredients) -> Result<(), MergeError
             .shards()
             .iter()
             .map(|shard| shard.source().path());
-        for file in files.chain([checkpoint.path()]) {
+        for file in files.chain(checkpoint.index()).chain([checkpoint.path()]) {
             let holds_input =
                 output.is_dir() && file.parent().is_some_and(|parent| same(nonempty(parent)));
             if holds_input || same(file) {
@@ -250,19 +251,11 @@ fn shard_index(names: &[String], layouts: &[Layout]) -> String {
 }
 
 impl Sidecars {
-    fn find(directory: &Path, ingredients: &Ingredients) -> Self {
-        let is_sidecar = |name: &str| {
-            SIDECAR_SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
-                && !name.ends_with(INDEX_SUFFIX)
-        };
-        let mut copied: Vec<String> = fs::read_dir(directory)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter(|entry| fs::metadata(entry.path()).is_ok_and(|metadata| metadata.is_file()))
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .filter(|name| is_sidecar(name))
-            .collect();
+    fn find(directory: &Path, ingredients: &Ingredients) -> Result<Self, ReplaceError> {
+        let mut copied = sidecar_names(directory).map_err(|source| ReplaceError::Copy {
+            path: directory.to_owned(),
+            source,
+        })?;
         copied.sort();
         let others = || {
             ingredients
@@ -273,15 +266,38 @@ impl Sidecars {
         };
         let differs = |name: &&String| {
             let own = fs::read(directory.join(name)).ok();
-            others().any(|other| fs::read(other.join(name)).ok() != own)
+            others().any(|other| own.is_none() || fs::read(other.join(name)).ok() != own)
         };
         let differing = copied.iter().filter(differs).cloned().collect();
-        Self {
+        Ok(Self {
             copied,
             differing,
             directory: directory.to_owned(),
+        })
+    }
+}
+
+/// Names of a directory's regular files that belong beside weights, in no order.
+fn sidecar_names(directory: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        let is_sidecar = SIDECAR_SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
+            && !name.ends_with(INDEX_SUFFIX);
+        if !is_sidecar {
+            continue;
+        }
+        match fs::metadata(entry.path()) {
+            Ok(metadata) if metadata.is_file() => names.push(name),
+            // A link that leads nowhere names no file.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
     }
+    Ok(names)
 }
 
 enum StagedShard<'a> {

@@ -144,7 +144,7 @@ pub fn merge(
     let plan = resolved_plan(ingredients, options, observer)?;
     let draft = Draft::new(ingredients, options, &plan, metadata, files);
     let headers = draft.reserve_headers()?;
-    let sidecars = destination.sidecars(ingredients);
+    let sidecars = destination.sidecars(ingredients)?;
     let bytes_written = headers.iter().sum::<u64>() + plan.bytes_to_write;
     destination.require_space(bytes_written)?;
     let fill = |output: &StagedOutput<'_>| {

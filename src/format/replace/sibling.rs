@@ -170,7 +170,7 @@ fn remove_if_unowned(parent: &Parent, name: &OsStr) {
     // Whoever is at work holds the lock. After it is taken the name must still
     // be that of the locked file, not of one published or renamed meanwhile.
     if rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).is_ok()
-        && is_named(parent, name, &fd)
+        && is_named(parent, name, &fd) == Ok(true)
     {
         let _ = remove(parent, name);
     }
@@ -209,25 +209,27 @@ fn claim(
     output: &OsStr,
     make: impl Fn(&OsStr) -> rustix::io::Result<OwnedFd>,
 ) -> rustix::io::Result<(OwnedFd, Sibling)> {
-    let (fd, name) = unused(output, Content::Unfinished, |name| {
+    let ((fd, sibling), _) = unused(output, Content::Unfinished, |name| {
         let fd = make(name)?;
+        // Removes the name again if it cannot be looked at.
+        let sibling = Sibling::new(parent, name.to_os_string());
         // Another run that sweeps may get the lock first, and then removes the
         // name: try the next one.
         let locked = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive);
-        if locked == Err(Errno::WOULDBLOCK) || !is_named(parent, name, &fd) {
+        if locked == Err(Errno::WOULDBLOCK) || !is_named(parent, name, &fd)? {
+            sibling.disarm();
             return Err(Errno::EXIST);
         }
-        Ok(fd)
+        Ok((fd, sibling))
     })?;
-    Ok((fd, Sibling::new(parent, name)))
+    Ok((fd, sibling))
 }
 
 /// Whether `name` is the name of the open file.
-fn is_named(parent: &Parent, name: &OsStr, fd: &OwnedFd) -> bool {
-    match (parent.stat(name), rustix::fs::fstat(fd)) {
-        (Ok(Some(named)), Ok(open)) => (named.st_dev, named.st_ino) == (open.st_dev, open.st_ino),
-        _ => false,
-    }
+fn is_named(parent: &Parent, name: &OsStr, fd: &OwnedFd) -> rustix::io::Result<bool> {
+    let open = rustix::fs::fstat(fd)?;
+    let named = parent.stat(name)?;
+    Ok(named.is_some_and(|named| (named.st_dev, named.st_ino) == (open.st_dev, open.st_ino)))
 }
 
 /// Removes a file, or a directory of files.
