@@ -2,10 +2,6 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -107,46 +103,6 @@ fn a_soup_is_written_told_and_proved() {
 }
 
 #[test]
-fn the_same_words_give_the_same_bytes_for_any_number_of_threads() {
-    let bench = Bench::new();
-    for (name, threads) in [("1.st", "1"), ("2.st", "2"), ("7.st", "7")] {
-        let words = [
-            "a.st",
-            "b.st",
-            "-w",
-            "0.3,0.7",
-            "-q",
-            "-o",
-            name,
-            "--threads",
-            threads,
-        ];
-        let output = bench.run(&words);
-        assert_exit(&output, 0);
-        assert!(output.stderr.is_empty());
-    }
-    let pread = [
-        "a.st",
-        "b.st",
-        "-w",
-        "0.3,0.7",
-        "-o",
-        "p.st",
-        "--no-mmap",
-        "--no-sync",
-    ];
-    assert_exit(&bench.run(&pread), 0);
-    let expected = fs::read(bench.at("1.st")).unwrap();
-    for name in ["2.st", "7.st", "p.st"] {
-        assert!(fs::read(bench.at(name)).unwrap() == expected, "{name}");
-    }
-    assert_eq!(
-        fs::metadata(bench.at("1.st")).unwrap().mode() & 0o400,
-        0o400
-    );
-}
-
-#[test]
 fn a_changed_bit_is_found() {
     let bench = Bench::new();
     assert_exit(&bench.run(&["a.st", "b.st", "-o", "soup.st"]), 0);
@@ -213,127 +169,6 @@ fn an_output_that_exists_needs_force() {
     assert_eq!(fs::read(bench.at("soup.st")).unwrap(), b"old");
     assert_exit(&bench.run(&["a.st", "b.st", "-o", "soup.st", "--force"]), 0);
     assert_exit(&bench.run(&["verify", "soup.st", "a.st", "b.st"]), 0);
-}
-
-#[test]
-fn an_ingredient_is_never_written_to_by_whatever_name() {
-    let bench = Bench::new();
-    symlink("a.st", bench.at("link.st")).unwrap();
-    fs::hard_link(bench.at("a.st"), bench.at("hard.st")).unwrap();
-    fs::create_dir(bench.at("model")).unwrap();
-    fs::copy(bench.at("a.st"), bench.at("model/model.safetensors")).unwrap();
-    symlink("model", bench.at("model-link")).unwrap();
-    let before = fs::read(bench.at("a.st")).unwrap();
-    let check = |words: &[&str]| {
-        let output = bench.run(&[words, &["--force"]].concat());
-        assert_exit(&output, 2);
-        assert!(
-            stderr(&output).contains("inputs are never written to"),
-            "{words:?} {}",
-            stderr(&output)
-        );
-        assert_eq!(fs::read(bench.at("a.st")).unwrap(), before);
-    };
-    let absolute = bench.at("a.st").display().to_string();
-    check(&["a.st", "b.st", "-o", "a.st"]);
-    check(&["b.st", "a.st", "-o", "./a.st"]);
-    check(&["a.st", "b.st", "-o", &absolute]);
-    check(&["a.st", "b.st", "-o", "link.st"]);
-    check(&["link.st", "b.st", "-o", "a.st"]);
-    check(&["a.st", "b.st", "-o", "hard.st"]);
-    check(&["model", "b.st", "-o", "model"]);
-    check(&["model", "b.st", "-o", "model-link/"]);
-    check(&["model", "b.st", "-o", "model/model.safetensors"]);
-    check(&["b.st", "c.st", "--mask", "a.st", "-o", "a.st"]);
-}
-
-#[test]
-fn names_of_any_bytes_and_255_of_them() {
-    let bench = Bench::new();
-    let odd = OsStr::from_bytes(b"a\xff\n.st");
-    fs::rename(bench.at("a.st"), bench.at(odd)).unwrap();
-    let long = format!("{}.st", "x".repeat(252));
-    let words = [odd, OsStr::new("b.st"), OsStr::new("-o"), OsStr::new(&long)];
-    let output = bench.run(&words);
-    assert_exit(&output, 0);
-    let soup = OsStr::from_bytes(b"soup\xfe.st");
-    let words = [
-        odd,
-        OsStr::new("b.st"),
-        OsStr::new("-o"),
-        soup,
-        OsStr::new("--json"),
-    ];
-    let output = bench.run(&words);
-    assert_exit(&output, 0);
-    assert_eq!(
-        fs::read(bench.at(soup)).unwrap(),
-        fs::read(bench.at(&long)).unwrap()
-    );
-    let too_long = format!("{}.st", "x".repeat(253));
-    let output = bench.run(&[
-        odd,
-        OsStr::new("b.st"),
-        OsStr::new("-o"),
-        OsStr::new(&too_long),
-    ]);
-    assert_exit(&output, 5);
-}
-
-#[test]
-fn what_cannot_be_written_leaves_nothing() {
-    let bench = Bench::new();
-    assert_exit(&bench.run(&["a.st", "b.st", "-o", "none/soup.st"]), 2);
-    assert_exit(
-        &bench.run(&["a.st", "b.st", "-o", "/dev/null", "--force"]),
-        2,
-    );
-    let limited = "ulimit -f 8; exec \"$0\" a.st b.st -o soup.st";
-    let output = Command::new("bash")
-        .args(["-c", limited, env!("CARGO_BIN_EXE_sms-merge")])
-        .current_dir(bench.at(""))
-        .output()
-        .unwrap();
-    assert_exit(&output, 5);
-    assert_eq!(bench.names(), INPUTS);
-    // Root may write to a directory that is read-only.
-    let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
-    if !is_root {
-        fs::create_dir(bench.at("locked")).unwrap();
-        fs::set_permissions(bench.at("locked"), fs::Permissions::from_mode(0o555)).unwrap();
-        assert_exit(&bench.run(&["a.st", "b.st", "-o", "locked/soup.st"]), 5);
-    }
-}
-
-#[test]
-fn what_goes_to_standard_output_may_go_nowhere() {
-    let bench = Bench::new();
-    let script = "\"$0\" a.st b.st -o soup.st --json >&-";
-    let output = Command::new("bash")
-        .args(["-c", script, env!("CARGO_BIN_EXE_sms-merge")])
-        .current_dir(bench.at(""))
-        .output()
-        .unwrap();
-    assert_exit(&output, 0);
-    assert_exit(&bench.run(&["verify", "soup.st", "a.st", "b.st"]), 0);
-    let (reader, writer) = std::io::pipe().unwrap();
-    drop(reader);
-    let output = bench
-        .command(&["inspect", "a.st"])
-        .stdout(writer)
-        .output()
-        .unwrap();
-    assert_exit(&output, 0);
-    let full = fs::OpenOptions::new()
-        .write(true)
-        .open("/dev/full")
-        .unwrap();
-    let output = bench
-        .command(&["inspect", "a.st"])
-        .stdout(full)
-        .output()
-        .unwrap();
-    assert_exit(&output, 5);
 }
 
 #[test]
