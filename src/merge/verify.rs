@@ -19,8 +19,8 @@ use crate::merge::execute::Observer;
 use crate::merge::execute::Sink;
 use crate::merge::ledger::checkpoint_digest;
 use crate::merge::options::MergeOptions;
+use crate::merge::plan::MergePlan;
 use crate::merge::run::resolved_plan;
-use crate::merge::run::scan;
 use crate::tensor::Digest;
 use crate::tensor::Shape;
 
@@ -265,14 +265,21 @@ pub fn self_check(
     let mut options = MergeOptions::new(certificate.soup.method, Weights::uniform(1)?);
     options.threads = threads;
     let ingredients = Ingredients::join(vec![soup], None, DtypeRule::Same, |_| true)?;
-    let scanned = scan(&ingredients, &options, observer)?;
+    let mut plan = MergePlan::new(&ingredients, &options)?;
+    // A mask may have come from `--prunable` or `--mask`, which zeros do not tell.
+    let has_mask = |name: &str| {
+        let record = certificate.tensors.get(name);
+        record.is_some_and(|record| record.mask.is_some())
+    };
+    plan.expect_masks(has_mask, &ingredients);
+    let outcome = Job::new(&ingredients, &plan, &options, Sink::None).run(observer)?;
     let soup = &ingredients.checkpoints()[0];
     soup.check_unchanged()?;
     let mut differences = Vec::new();
     let mut masks = Vec::new();
     let mut retained_zeros = 0;
     let mut totals = (0, 0);
-    for (planned, outcome) in scanned.plan.tensors.iter().zip(&scanned.outcome.tensors) {
+    for (planned, outcome) in plan.tensors.iter().zip(&outcome.tensors) {
         let parameter = &ingredients.parameters()[planned.parameter];
         let value = ingredients.value(parameter, 0);
         let flags = ingredients
