@@ -59,9 +59,9 @@ impl Double {
         Self { high, low }
     }
 
-    /// `self / divisor` rounded to `f64`.
+    /// `self / divisor`, its high part rounded to `f64`.
     #[inline(always)]
-    pub(super) fn divide(self, divisor: Self) -> f64 {
+    fn divide(self, divisor: Self) -> Self {
         let first = self.high / divisor.high;
         let rest = self.minus_scaled(divisor, first);
         let second = rest.high / divisor.high;
@@ -69,7 +69,8 @@ impl Double {
         let third = rest.high / divisor.high;
         let (first, second) = quick_two_sum(first, second);
         // `first` is the quotient rounded once `second` and `third` agree on the rest.
-        first + (second + third)
+        let (high, low) = quick_two_sum(first, second + third);
+        Self { high, low }
     }
 
     /// `self - divisor * factor`.
@@ -87,17 +88,20 @@ impl Double {
 /// Weighted mean in double-double of one coordinate: `(Σ wᵢ·xᵢ) / d`.
 ///
 /// Finite inputs whose sum overflows are summed again scaled by 2^-16 (exact
-/// but for bits far below the result). A non-finite input gives what plain
-/// `f64` arithmetic gives.
+/// but for bits far below the result), those whose mean is tiny scaled by 2^256,
+/// because the low part of a product is lost below the subnormals. A non-finite
+/// input gives what plain `f64` arithmetic gives.
 #[inline(always)]
 pub(super) fn weighted_mean(
     values: impl Iterator<Item = f64> + Clone,
     weights: &[f64],
     divisor: Double,
 ) -> f64 {
-    let mean = scaled_mean(values.clone(), weights, divisor, 1.0);
-    if mean.is_finite() {
+    let mean = scaled_mean(values.clone(), weights, divisor, 1.0).high;
+    if (LEAST_SAFE..=f64::MAX).contains(&mean.abs()) {
         mean
+    } else if mean.is_finite() {
+        tiny_mean(mean, values, weights, divisor)
     } else {
         overflowed_mean(values, weights, divisor)
     }
@@ -109,14 +113,50 @@ fn scaled_mean(
     weights: &[f64],
     divisor: Double,
     scale: f64,
-) -> f64 {
+) -> Double {
     let mut terms = values
         .zip(weights)
         .map(|(value, &weight)| Double::product(weight, value * scale));
     let Some(first) = terms.next() else {
-        return 0.0;
+        return Double::from(0.0);
     };
     terms.fold(first, Double::add).divide(divisor)
+}
+
+/// Means below 2^-900 are computed again: their products' low parts may underflow.
+const LEAST_SAFE: f64 = f64::from_bits((1023 - 900) << 52);
+
+#[cold]
+fn tiny_mean(
+    unscaled: f64,
+    values: impl Iterator<Item = f64> + Clone,
+    weights: &[f64],
+    divisor: Double,
+) -> f64 {
+    /// 2^256.
+    const SCALE: f64 = f64::from_bits((1023 + 256) << 52);
+    /// 2^818: takes a scaled mean to multiples of the least subnormal.
+    const TO_UNITS: f64 = f64::from_bits((1023 + 1074 - 256) << 52);
+    if values.clone().all(|value| value == 0.0) {
+        return unscaled;
+    }
+    let Double { high, low } = scaled_mean(values, weights, divisor, SCALE);
+    if !high.is_finite() {
+        // Large values cancelled, beside which the low parts of others are nothing.
+        return unscaled;
+    }
+    if high.abs() >= f64::MIN_POSITIVE * SCALE {
+        return high / SCALE;
+    }
+    // The result is subnormal, so it is rounded here, from all bits: to the nearest
+    // multiple of the least subnormal, ties to even.
+    let units = high.abs() * TO_UNITS;
+    let rest = low * high.signum();
+    let whole = units.floor();
+    let fraction = units - whole;
+    let is_odd = whole as u64 % 2 == 1;
+    let rounds_up = fraction > 0.5 || fraction == 0.5 && (rest > 0.0 || rest == 0.0 && is_odd);
+    f64::from_bits(whole as u64 + u64::from(rounds_up)).copysign(high)
 }
 
 #[cold]
@@ -127,7 +167,7 @@ fn overflowed_mean(
 ) -> f64 {
     if values.clone().all(f64::is_finite) {
         const SCALE: f64 = 65_536.0;
-        return scaled_mean(values, weights, divisor, 1.0 / SCALE) * SCALE;
+        return scaled_mean(values, weights, divisor, 1.0 / SCALE).high * SCALE;
     }
     let mut terms = values.zip(weights).map(|(value, &weight)| weight * value);
     let first = terms.next().unwrap_or(0.0);
@@ -158,6 +198,30 @@ mod tests {
     fn a_sum_that_overflows_has_a_mean() {
         assert_eq!(mean(&[f64::MAX, f64::MAX], &[1.0, 1.0]), f64::MAX);
         assert_eq!(mean(&[f64::MAX, -f64::MAX, 3.0], &[1.0; 3]), 1.0);
+    }
+
+    #[test]
+    fn subnormal_means_are_rounded_once() {
+        let least = f64::from_bits(1);
+        let units = |n: u64| f64::from_bits(n);
+        // (2 * 80 + 0.25 * 83) / 2.25 = 80.33, and 79 if each product is rounded.
+        assert_eq!(mean(&[units(80), units(83)], &[2.0, 0.25]), units(80));
+        assert_eq!(mean(&[units(112)], &[0.001]), units(112));
+        assert_eq!(mean(&[least, -least], &[0.0, 0.7]), -least);
+        // 1.5 and 2.5 units are ties.
+        assert_eq!(mean(&[units(1), units(2)], &[1.0; 2]), units(2));
+        assert_eq!(mean(&[units(2), units(3)], &[1.0; 2]), units(2));
+        assert_eq!(mean(&[-units(2), -units(3)], &[1.0; 2]), -units(2));
+        assert_eq!(mean(&[units(1), 0.0, 0.0], &[1.0; 3]), 0.0);
+        // From the smallest normal numbers; the exact mean ends in a third.
+        let (a, b) = (units(0x22d5801961eef5), units(0x326c0d7787131c));
+        assert_eq!(mean(&[a, b], &[2.0, 0.25]), units(0x24d5ca311fbc35));
+        let largest = units((1 << 52) - 1);
+        assert_eq!(
+            mean(&[largest, f64::MIN_POSITIVE], &[1.0; 2]),
+            f64::MIN_POSITIVE
+        );
+        assert_eq!(mean(&[0.0, -0.0], &[1.0; 2]).to_bits(), 0);
     }
 
     #[test]
