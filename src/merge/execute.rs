@@ -120,8 +120,10 @@ impl<'a> Job<'a> {
     /// Reads everything once.
     ///
     /// # Errors
-    /// The first error in the order of the output, whichever thread met it.
+    /// The first error in the order of the output, whichever thread met it. A
+    /// mismatch of masks that is certain before that comes first.
     pub(super) fn run(&self, observer: Observer<'_>) -> Result<Outcome, MergeError> {
+        let was_doomed = self.is_doomed.load(Ordering::Relaxed);
         let cursor = Mutex::new(Cursor::default());
         let ledger = Mutex::new(Ledger::new(
             self.ingredients,
@@ -143,7 +145,7 @@ impl<'a> Job<'a> {
                 };
                 match done {
                     Ok(found) => {
-                        if lock(&ledger).enter(unit, found) {
+                        if lock(&ledger).enter(unit, found).is_some() {
                             self.is_doomed.store(true, Ordering::Relaxed);
                         }
                     }
@@ -163,12 +165,19 @@ impl<'a> Job<'a> {
             }
             work();
         });
+        let ledger = ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
         match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            // A later unit was computed before the mismatch was known: with fewer
+            // threads it would not have been. All masks are read again for the report.
+            Some((unit, error)) if ledger.is_doomed_before(unit) && !was_doomed => {
+                if matches!(error, MergeError::Source(_) | MergeError::Interrupted) {
+                    return Err(error);
+                }
+                self.is_doomed.store(true, Ordering::Relaxed);
+                self.run(observer)
+            }
             Some((_, error)) => Err(error),
-            None => Ok(ledger
-                .into_inner()
-                .unwrap_or_else(PoisonError::into_inner)
-                .finish()),
+            None => Ok(ledger.finish()),
         }
     }
 
