@@ -168,6 +168,33 @@ pub enum IngredientsError {
         /// The tensor it names.
         tensor: String,
     },
+    /// A mask file has a mask for a tensor whose type is not averaged.
+    #[error(
+        "mask file `{}` has a mask for `{}`, which is {found}; only F16, BF16, F32 and F64 tensors are pruned",
+        path.display(), Printable(tensor)
+    )]
+    MaskedDtype {
+        /// The mask file.
+        path: PathBuf,
+        /// The tensor it names.
+        tensor: String,
+        /// The tensor's element type.
+        found: Dtype,
+    },
+    /// A checkpoint stores a mask in a way that is not understood.
+    #[error(
+        "`{}` holds `{}`, {what}: the weights that it masks would be taken for dense; have its library apply \
+         its masks to the weights and save them again, or `--exclude` it",
+        path.display(), Printable(tensor)
+    )]
+    UnknownMask {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor that is a mask.
+        tensor: String,
+        /// What it is.
+        what: &'static str,
+    },
     /// No tensor is left to merge.
     #[error("no tensor is left to merge; look at `--include` and `--exclude`")]
     Nothing,
@@ -207,6 +234,10 @@ impl Ingredients {
         for checkpoint in &checkpoints {
             let mut logical = logical_tensors(checkpoint)?;
             logical.retain(|name, _| select(name));
+            // One checkpoint alone is only looked at.
+            if checkpoints.len() > 1 {
+                refuse_unknown_masks(checkpoint, &logical)?;
+            }
             resolved.push(logical);
         }
         for (checkpoint, logical) in checkpoints.iter().zip(&resolved).skip(1) {
@@ -234,7 +265,7 @@ impl Ingredients {
             return Err(IngredientsError::Nothing);
         }
         if let Some(mask_file) = &mask_file {
-            assign_masks(&mut parameters, mask_file, &select)?;
+            assign_masks(&mut parameters, &checkpoints, mask_file, &select)?;
         }
         Ok(Self {
             checkpoints,
@@ -295,6 +326,10 @@ pub(crate) fn logical_tensors(checkpoint: &Checkpoint) -> Result<LogicalTensors,
         let Some(value) = checkpoint.find(&value_name) else {
             continue;
         };
+        if tensors[value].dtype.arithmetic() != Arithmetic::Average {
+            // What is only copied is copied with its mask.
+            continue;
+        }
         check_mask(checkpoint, tensor, &tensors[value])?;
         if convention == Convention::TorchPrune && checkpoint.find(&name).is_some() {
             return Err(IngredientsError::StoredTwice {
@@ -348,7 +383,8 @@ fn masked_by(name: &str, checkpoint: &Checkpoint) -> Option<(String, String, Con
 
 /// The tensor that an NNCF mask buffer belongs to.
 ///
-/// NNCF 2: `M.pre_ops.0.op._binary_mask` masks `M.weight`. NNCF 3:
+/// NNCF 2: `M.pre_ops.0.op._binary_mask` masks `M.weight`; with movement sparsity,
+/// `M.pre_ops.0.op.bias_ctx._binary_mask` masks `M.bias`. NNCF 3:
 /// `__nncf_hooks.post_hooks.block:0:weight__0.0.binary_mask` masks the output of port 0
 /// of the node `block.0.weight`.
 fn nncf_weight(name: &str) -> Option<String> {
@@ -356,13 +392,58 @@ fn nncf_weight(name: &str) -> Option<String> {
     if let Some(operation) = name.strip_suffix("._binary_mask") {
         let (module, operation) = operation.rsplit_once(".pre_ops.")?;
         let (number, rest) = operation.split_once('.')?;
-        return (is_number(number) && rest == "op").then(|| format!("{module}.weight"));
+        let parameter = match rest {
+            "op" | "op.weight_ctx" => "weight",
+            "op.bias_ctx" => "bias",
+            _ => return None,
+        };
+        return is_number(number).then(|| format!("{module}.{parameter}"));
     }
     let hook = name.strip_suffix(".binary_mask")?;
     let (prefix, hook) = hook.split_once("__nncf_hooks.post_hooks.")?;
     let (node, port_and_index) = hook.rsplit_once("__")?;
     let (port, index) = port_and_index.split_once('.')?;
     (port == "0" && is_number(index)).then(|| format!("{prefix}{}", node.replace(':', ".")))
+}
+
+/// What a tensor called `name` is, if it looks like the mask of other tensors.
+fn unknown_mask(name: &str) -> Option<&'static str> {
+    if name.ends_with("_binary_filter_pruning_mask") {
+        Some("a mask of whole filters (NNCF)")
+    } else if name.contains("__nncf_hooks.post_hooks.") && name.ends_with(".mask") {
+        Some("the scores that a mask is made of (NNCF, regularisation-based)")
+    } else if name.ends_with("._binary_mask") || name.ends_with(".binary_mask") {
+        Some("a mask (NNCF) whose weights were not found")
+    } else if name == "_weight_mask" || name.ends_with("._weight_mask") {
+        Some("a mask (ModelOpt) whose weights were not found")
+    } else {
+        None
+    }
+}
+
+/// Refuses masks that were not taken together with a tensor of values.
+fn refuse_unknown_masks(
+    checkpoint: &Checkpoint,
+    logical: &LogicalTensors,
+) -> Result<(), IngredientsError> {
+    let copied = |name: &str| {
+        let masked = masked_by(name, checkpoint).and_then(|(_, value, _)| checkpoint.find(&value));
+        masked.is_some_and(|value| {
+            checkpoint.tensors()[value].dtype.arithmetic() != Arithmetic::Average
+        })
+    };
+    let unknown = logical.keys().find_map(|name| {
+        let what = unknown_mask(name).filter(|_| !copied(name))?;
+        Some((name.clone(), what))
+    });
+    match unknown {
+        None => Ok(()),
+        Some((tensor, what)) => Err(IngredientsError::UnknownMask {
+            path: checkpoint.path().to_owned(),
+            tensor,
+            what,
+        }),
+    }
 }
 
 fn check_mask(
@@ -391,6 +472,7 @@ fn check_mask(
 
 fn assign_masks(
     parameters: &mut [Parameter],
+    checkpoints: &[Checkpoint],
     mask_file: &Checkpoint,
     select: &impl Fn(&str) -> bool,
 ) -> Result<(), IngredientsError> {
@@ -409,6 +491,14 @@ fn assign_masks(
             continue;
         };
         let parameter = &mut parameters[at];
+        let value = &checkpoints[0].tensors()[parameter.sources[0].value];
+        if value.dtype.arithmetic() != Arithmetic::Average {
+            return Err(IngredientsError::MaskedDtype {
+                path: mask_file.path().to_owned(),
+                tensor: parameter.name.clone(),
+                found: value.dtype,
+            });
+        }
         let expected = StoredTensor {
             name: parameter.name.clone(),
             shape: parameter.shape.clone(),
@@ -468,9 +558,19 @@ fn hint(
     first: &LogicalTensors,
     other: &LogicalTensors,
 ) -> Option<String> {
-    let is_dtype = |difference: &Difference| matches!(difference, Difference::Dtype(..));
-    if differences.iter().all(is_dtype) {
+    let is_averaged = |dtype: Dtype| dtype.arithmetic() == Arithmetic::Average;
+    let is_convertible = |difference: &Difference| match difference {
+        Difference::Dtype(_, first, other) => is_averaged(*first) && is_averaged(*other),
+        _ => false,
+    };
+    if differences.iter().all(is_convertible) {
         return Some("`--dtype` merges different floating types into one".to_owned());
+    }
+    if differences
+        .iter()
+        .any(|difference| matches!(difference, Difference::Dtype(..)))
+    {
+        return Some("only F16, BF16, F32 and F64 are converted: save both in one type".to_owned());
     }
     for prefix in ["module.", "model.", "_orig_mod."] {
         let strips = |long: &LogicalTensors, short: &LogicalTensors| {
