@@ -41,14 +41,27 @@ const MERGE_JSON: &str = "\
 JSON output:
   One object on standard output, with `schema` 1:
     output            path of the soup, as given
-    files             files written: path, bytes
-    report            what the merge found and did: mask, tensors, distances
+    bytes_written     bytes of all its files, n_files of them
     elapsed_secs      wall time of the merge
+    method            uniform or weighted; coefficients, is_normalized
+    ingredients       paths, in order
+    on_mask_mismatch  the policy
+    mask              digest, numel, retained, sparsity over all pruned tensors
+    tensors           name, dtype, shape, action, retained_zeros, non_finite, and
+                      mask: null, or as in `sms-merge check`
+    distances         null, or norms, pairs (first, second, l2, angle_degrees) and
+                      to_barycentre
+    needs_recalibration, sidecars, dropped_metadata
     warnings          sentences, also shown on standard error without --json
-  A run that fails prints, after warnings if there were any,
+  With --plan, the object has instead
+    plan              ingredients, output, coefficients, bytes_to_read,
+                      bytes_to_write, n_files, n_threads, peak_memory_bytes,
+                      estimated_secs, tensors
+  A run that fails prints
     error             kind, message, causes, exit, next
   where exit is the exit status and next says what to run, or is null. With exit
-  status 4 there is also a mismatch: verdict, pairs, tensors.
+  status 4 the error has a mismatch: verdict, sentence, odd, order, participants,
+  pairs (first, second, iou, shared, only_first, only_second), tensors.
 ";
 
 const CHECK_EXAMPLES: &str = "\
@@ -62,12 +75,14 @@ const CHECK_JSON: &str = "\
 JSON output:
   One object on standard output, with `schema` 1:
     shared            whether all ingredients share one connectivity
-    ingredients       paths, in order; participants are named by position, the mask
-                      file first if there is one
+    participants      paths, the mask file first if there is one; elsewhere they are
+                      named by position, from 0
     mask              digest, numel, retained, sparsity over all pruned tensors
     tensors           name, shape, is_pruned, numel, retained, sparsity, pattern,
-                      retained_by, disagreements, first_difference, is_tolerated
-    mismatch          null, or verdict, pairs, tensors that differ
+                      broken_pattern, retained_by, disagreements, first_difference,
+                      is_tolerated, digest
+    mismatch          null, or verdict, sentence, odd, order, participants, pairs,
+                      tensors that differ
     warnings          sentences
   Exit status 4 goes with shared = false; other failures print an error object.
 ";
@@ -83,12 +98,14 @@ JSON output:
   One object on standard output, with `schema` 1:
     path, bytes       the checkpoint and its size over all shards
     shards            path and bytes of each file
-    tensors           name, dtype, shape, numel, bytes, is_pruned, retained,
-                      sparsity, pattern, stored_as
+    tensors           name, dtype, shape, numel, bytes, stored_as, and mask: null,
+                      or as in `sms-merge check`
     mask              digest, numel, retained, sparsity over all pruned tensors
     metadata          free text by key, as stored
-    certificate       what a merge recorded: method, coefficients, ingredients,
-                      lineage; null if the file is no soup of this program
+    certificate       what a merge recorded: method, weights, ingredients with
+                      their lineage, options, digests; null if the file is no soup
+                      of this program
+    warnings          sentences
 ";
 
 const VERIFY_EXAMPLES: &str = "\
@@ -102,8 +119,9 @@ JSON output:
   One object on standard output, with `schema` 1:
     verified          whether everything that was checked holds
     mode              recomputed, or self-check
-    tensors           number of tensors that were compared
-    difference        null, or tensor, index, expected, found of the first one
+    n_tensors         number of tensors that were compared
+    differences       kind, tensor, coordinate, message; tensor and coordinate may
+                      be null
   Exit status 6 goes with verified = false; other failures print an error object.
 ";
 
