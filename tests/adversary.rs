@@ -260,3 +260,31 @@ fn an_accidental_zero_beside_a_stored_mask_is_tolerated() {
     bench.check("pair.st other.st -o other-soup.st", 4);
     bench.check("pair.st plain.st other.st -o other-soup.st", 4);
 }
+
+#[test]
+fn false_certificates_are_not_proved() {
+    let bench = Bench::new();
+    let weight = |scale: f32| f32_bytes((0..16).map(|i| scale * (i % 3) as f32));
+    bench.write("a.st", &[("w", "F32", &[4, 4], weight(1.0))]);
+    bench.write("b.st", &[("w", "F32", &[4, 4], weight(2.0))]);
+    bench.check("a.st b.st -o soup.st", 0);
+    bench.check("verify soup.st a.st b.st", 0);
+    let soup = fs::read(bench.0.path().join("soup.st")).unwrap();
+    for (from, to) in [
+        (r#"\"retained_zeros\":0"#, r#"\"retained_zeros\":1"#),
+        (r#"\"retained\":10"#, r#"\"retained\":11"#),
+        (r#"\"prunable\":16"#, r#"\"prunable\":17"#),
+        (r#"\"prunable\":[]"#, r#"\"prunable\":[\"x\"]"#),
+        (r#"\"weights\":[1.0,1.0]"#, r#"\"weights\":[1.0]"#),
+    ] {
+        let header_bytes = u64::from_le_bytes(soup[..8].try_into().unwrap()) as usize;
+        let header = std::str::from_utf8(&soup[8..8 + header_bytes]).unwrap();
+        assert!(header.contains(from), "{from}: {header}");
+        let header = header.replacen(from, to, 1);
+        let mut forged = (header.len() as u64).to_le_bytes().to_vec();
+        forged.extend(header.as_bytes());
+        forged.extend(&soup[8 + header_bytes..]);
+        fs::write(bench.0.path().join("forged.st"), forged).unwrap();
+        bench.check("verify forged.st a.st b.st", 6);
+    }
+}

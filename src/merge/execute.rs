@@ -114,7 +114,11 @@ impl<'a> Job<'a> {
 
     /// Whether the soup is computed, rather than masks compared only.
     pub(super) fn writes(&self) -> bool {
-        !matches!(self.sink, Sink::None) && !self.is_doomed.load(Ordering::Relaxed)
+        match self.sink {
+            Sink::None => false,
+            Sink::Write(_) => !self.is_doomed.load(Ordering::Relaxed),
+            Sink::Compare(_) => true,
+        }
     }
 
     /// Reads everything once.

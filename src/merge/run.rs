@@ -77,7 +77,7 @@ fn participants(ingredients: &Ingredients) -> Vec<String> {
         .collect()
 }
 
-fn prove(
+pub(super) fn prove(
     outcome: &Outcome,
     ingredients: &Ingredients,
     options: &MergeOptions,
@@ -204,6 +204,23 @@ pub fn merge(
         needs_recalibration,
         bytes_written,
     })
+}
+
+/// The certificate that a soup would get for what was found, its lineage aside.
+pub(super) fn recertify(
+    ingredients: &Ingredients,
+    options: &MergeOptions,
+    plan: &MergePlan,
+    found: (&Outcome, &Connectivity),
+) -> Certificate {
+    let draft = Draft {
+        ingredients,
+        options,
+        plan,
+        metadata: BTreeMap::new(),
+        files: Vec::new(),
+    };
+    draft.certificate(Some(found))
 }
 
 /// Whether the soup has running statistics that no ingredient measured.

@@ -20,6 +20,8 @@ use crate::merge::execute::Sink;
 use crate::merge::ledger::checkpoint_digest;
 use crate::merge::options::MergeOptions;
 use crate::merge::plan::MergePlan;
+use crate::merge::run::prove;
+use crate::merge::run::recertify;
 use crate::merge::run::resolved_plan;
 use crate::tensor::Digest;
 use crate::tensor::Shape;
@@ -78,6 +80,11 @@ pub enum Difference {
         /// Non-zero elements that it has.
         found: u64,
     },
+    /// What the certificate says of a tensor is not what the ingredients give.
+    Record {
+        /// The tensor.
+        tensor: String,
+    },
     /// The certificate contradicts itself.
     Certificate {
         /// What does not fit.
@@ -115,10 +122,11 @@ pub fn recompute(
     } else {
         Normalization::AsGiven
     };
-    let mut options = MergeOptions::new(
-        record.method,
-        Weights::new(record.weights.clone(), normalization)?,
-    );
+    let unfit = |what| Ok(vec![Difference::Certificate { what }]);
+    let Ok(weights) = Weights::new(record.weights.clone(), normalization) else {
+        return unfit("the weights");
+    };
+    let mut options = MergeOptions::new(record.method, weights);
     certificate.options.restore(&mut options);
     options.threads = threads;
     options.distances = false;
@@ -130,7 +138,13 @@ pub fn recompute(
     let checkpoints = in_recorded_order(checkpoints, certificate);
     let ingredients =
         Ingredients::join(checkpoints, mask_file, dtypes, |name| options.selects(name))?;
-    let plan = resolved_plan(&ingredients, &options, observer)?;
+    let plan = match resolved_plan(&ingredients, &options, observer) {
+        Err(MergeError::WeightCount { .. }) => return unfit("the number of weights"),
+        Err(MergeError::UnusedPattern { .. } | MergeError::OutputDtype { .. }) => {
+            return unfit("an option");
+        }
+        plan => plan?,
+    };
     let expected: BTreeMap<&str, &TensorInfo> = plan
         .layouts
         .iter()
@@ -188,7 +202,40 @@ pub fn recompute(
             what: "the digest of the mask",
         });
     }
+    if differences.is_empty() {
+        let proof = prove(&outcome, &ingredients, &options).map_err(MergeError::Connectivity)?;
+        let found = recertify(&ingredients, &options, &plan, (&outcome, &proof));
+        differences.extend(false_records(certificate, &found));
+    }
     Ok(differences)
+}
+
+/// What a certificate says of a soup's tensors and is not so.
+fn false_records(certificate: &Certificate, found: &Certificate) -> Vec<Difference> {
+    let mut differences: Vec<Difference> = found
+        .tensors
+        .iter()
+        .filter(|(name, record)| certificate.tensors.get(*name) != Some(record))
+        .map(|(name, _)| Difference::Record {
+            tensor: name.clone(),
+        })
+        .collect();
+    let stray = certificate.tensors.keys();
+    let stray = stray.filter(|name| !found.tensors.contains_key(*name));
+    differences.extend(stray.map(|name| Difference::Record {
+        tensor: name.clone(),
+    }));
+    if certificate.content != found.content {
+        differences.push(Difference::Certificate {
+            what: "the digest of the content",
+        });
+    }
+    if (certificate.prunable, certificate.retained) != (found.prunable, found.retained) {
+        differences.push(Difference::Certificate {
+            what: "the count of retained elements",
+        });
+    }
+    differences
 }
 
 fn in_recorded_order(
