@@ -1,17 +1,16 @@
 //! From paths to checkpoints: files are opened, headers are checked, and no tensor
 //! byte is read.
 
+mod convention;
+mod error;
 mod ingredients;
 pub mod map;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
 use std::path::Path;
 use std::path::PathBuf;
-
-use thiserror::Error;
 
 use crate::checkpoint::map::Access;
 use crate::checkpoint::map::ByteSource;
@@ -20,17 +19,15 @@ use crate::checkpoint::map::SourceError;
 use crate::format::safetensors;
 use crate::format::safetensors::DEFAULT_HEADER_LIMIT;
 use crate::format::safetensors::Header;
-use crate::format::safetensors::HeaderError;
 use crate::format::safetensors::TensorInfo;
 use crate::format::shard_index;
-use crate::format::shard_index::ShardIndexError;
 use crate::format::sniff::Foreign;
 use crate::format::sniff::SNIFF_BYTES;
 use crate::format::sniff::sniff;
 use crate::tensor::Dtype;
-use crate::tensor::Printable;
 use crate::tensor::Shape;
 
+pub use error::CheckpointError;
 pub use ingredients::Convention;
 pub use ingredients::Difference;
 pub use ingredients::DtypeRule;
@@ -46,91 +43,6 @@ pub const SINGLE_NAME: &str = "model.safetensors";
 const INDEX_SUFFIX: &str = ".safetensors.index.json";
 /// Largest shard index that is read: 100,000 tensors take about 10 MB.
 const INDEX_LIMIT: u64 = 256 << 20;
-
-/// Why a checkpoint cannot be opened.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum CheckpointError {
-    /// A file cannot be opened or read.
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    /// The file is something else than a checkpoint.
-    #[error("`{}` is not a safetensors file but {found}; {}", path.display(), found.remedy())]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-        /// What it is.
-        found: Foreign,
-    },
-    /// The header of a file is wrong.
-    #[error("`{}` has a bad header", path.display())]
-    Header {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        source: HeaderError,
-    },
-    /// A shard index is wrong.
-    #[error("`{}` is a bad shard index", path.display())]
-    Index {
-        /// The index.
-        path: PathBuf,
-        /// What is wrong.
-        source: ShardIndexError,
-    },
-    /// A shard index is too large to be one.
-    #[error("`{}` is too large for a shard index: {found} bytes, expected at most {limit}", path.display())]
-    IndexTooLarge {
-        /// The index.
-        path: PathBuf,
-        /// Its size in bytes.
-        found: u64,
-        /// Largest size in bytes.
-        limit: u64,
-    },
-    /// The index says that a shard holds a tensor, and it does not.
-    #[error("`{}` says that `{shard}` holds tensor `{}`, and it does not", path.display(), Printable(tensor))]
-    NotInShard {
-        /// The index.
-        path: PathBuf,
-        /// The shard's file name.
-        shard: String,
-        /// The tensor.
-        tensor: String,
-    },
-    /// A shard holds a tensor that the index does not place there.
-    #[error("`{shard}` holds tensor `{}`, which `{}` does not place there", Printable(tensor), path.display())]
-    NotInIndex {
-        /// The index.
-        path: PathBuf,
-        /// The shard's file name.
-        shard: String,
-        /// The tensor.
-        tensor: String,
-    },
-    /// A directory cannot be listed.
-    #[error("`{}` cannot be listed", path.display())]
-    List {
-        /// The directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A directory holds no checkpoint.
-    #[error("`{}` holds no `*.safetensors` file and no shard index", path.display())]
-    EmptyDirectory {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// A directory holds several candidates.
-    #[error("`{}` holds several checkpoints ({}); name one of them", path.display(), found.join(", "))]
-    AmbiguousDirectory {
-        /// The directory.
-        path: PathBuf,
-        /// The candidates' names.
-        found: Vec<String>,
-    },
-}
 
 /// How checkpoints are opened.
 #[derive(Clone, Copy, Debug)]

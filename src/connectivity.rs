@@ -4,13 +4,15 @@
 //! out, or the [`Mismatch`] that says where and how they differ. Knows of each
 //! element only whether it is retained.
 
+mod agreement;
 mod mismatch;
 mod pattern;
 mod policy;
 mod scan;
 
+pub use agreement::{Agreement, Pairwise};
 pub(crate) use mismatch::whole_mask_digest;
-pub use mismatch::{Agreement, Connectivity, Mismatch, Pairwise, TensorMask, Verdict};
+pub use mismatch::{Connectivity, Mismatch, TensorMask, Verdict};
 pub use pattern::{Pattern, PatternTally};
 pub use policy::{
     DENSE_ZERO_FRACTION, DRIFT_TOLERANCE, Expectation, MismatchPolicy, NamePatterns, Resolution,

@@ -1,7 +1,7 @@
 //! Arithmetic on bytes: which coordinates are retained, and their weighted mean.
 //!
 //! Byte slices, coefficients and mask words walk in; byte slices and counts walk
-//! out. Knows neither paths nor tensor names. [`reference`] is the definition;
+//! out. Knows neither paths nor tensor names. [`mod@reference`] is the definition;
 //! every other backend must give the same bits, for any input.
 
 mod batch_norm;
@@ -9,6 +9,7 @@ pub mod cpu;
 mod double;
 mod exact;
 mod float;
+mod fraction;
 mod gram;
 pub mod reference;
 mod weights;
@@ -67,7 +68,7 @@ pub enum KernelError {
     },
 }
 
-/// A way to compute soups. All backends give the bits of [`reference`].
+/// A way to compute soups. All backends give the bits of [`mod@reference`].
 pub trait Backend: Sync {
     /// Scratch memory of one worker thread.
     type Workspace: Send;

@@ -8,14 +8,17 @@
 
 mod certificate;
 mod distance;
+mod draft;
 mod execute;
 mod ledger;
 mod options;
 mod output;
 mod plan;
 mod run;
+mod sink;
 mod tile;
 mod verify;
+mod worker;
 
 use std::path::PathBuf;
 

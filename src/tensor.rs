@@ -5,7 +5,7 @@ mod dtype;
 mod printable;
 mod shape;
 
-pub use digest::{Digest, Digester, TILE_ELEMENTS, tile_elements};
+pub use digest::{Digest, DigestList, Digester, TILE_ELEMENTS, tile_elements};
 pub use dtype::{Arithmetic, Dtype};
 pub use printable::Printable;
 pub use shape::Shape;

@@ -1,17 +1,16 @@
 //! From checkpoints to ingredients: the same parameters, in the same order.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::path::PathBuf;
-
-use thiserror::Error;
+mod error;
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::StoredTensor;
+use crate::checkpoint::convention::Located;
 use crate::tensor::Arithmetic;
 use crate::tensor::Dtype;
-use crate::tensor::Printable;
 use crate::tensor::Shape;
+
+pub use error::Difference;
+pub use error::IngredientsError;
 
 /// Where the mask of a parameter is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,154 +59,6 @@ pub enum DtypeRule {
     AnyFloat,
 }
 
-/// What one checkpoint has and another has not, or has otherwise.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Difference {
-    /// Only the first has the tensor.
-    OnlyFirst(String),
-    /// Only the other has the tensor.
-    OnlyOther(String),
-    /// The shapes differ.
-    Shape(String, Shape, Shape),
-    /// The element types differ.
-    Dtype(String, Dtype, Dtype),
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::OnlyFirst(name) => write!(f, "only the first has `{}`", Printable(name)),
-            Self::OnlyOther(name) => write!(f, "only the second has `{}`", Printable(name)),
-            Self::Shape(name, first, other) => {
-                write!(
-                    f,
-                    "`{}` has shape {first} in the first and {other} in the second",
-                    Printable(name)
-                )
-            }
-            Self::Dtype(name, first, other) => {
-                write!(
-                    f,
-                    "`{}` is {first} in the first and {other} in the second",
-                    Printable(name)
-                )
-            }
-        }
-    }
-}
-
-/// Why checkpoints are no ingredients of one soup.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum IngredientsError {
-    /// There is no checkpoint.
-    #[error("there is no checkpoint to read")]
-    None,
-    /// Tensors differ in name, shape or element type.
-    #[error(
-        "`{}` and `{}` do not hold the same tensors: {}{}{}",
-        first.display(), other.display(), differences[0],
-        more(differences.len()), hint.as_deref().map(|hint| format!("; {hint}")).unwrap_or_default()
-    )]
-    Different {
-        /// The first checkpoint.
-        first: PathBuf,
-        /// The one that differs from it.
-        other: PathBuf,
-        /// All differences, in order of name; at least one.
-        differences: Vec<Difference>,
-        /// What to do next, if there is something to do.
-        hint: Option<String>,
-    },
-    /// A stored mask does not have the shape of its values.
-    #[error(
-        "mask `{}` in `{}` has shape {found}, expected {expected} as `{}` has",
-        Printable(mask), path.display(), Printable(tensor)
-    )]
-    MaskShape {
-        /// The checkpoint or mask file.
-        path: PathBuf,
-        /// The mask tensor.
-        mask: String,
-        /// The tensor that it masks.
-        tensor: String,
-        /// The tensor's shape.
-        expected: Shape,
-        /// The mask's shape.
-        found: Shape,
-    },
-    /// A stored mask has an element type that masks do not have.
-    #[error(
-        "mask `{}` in `{}` is {found}; masks are BOOL, an integer type of 8 bits or more, or F16, BF16, F32, F64",
-        Printable(mask), path.display()
-    )]
-    MaskDtype {
-        /// The checkpoint or mask file.
-        path: PathBuf,
-        /// The mask tensor.
-        mask: String,
-        /// Its element type.
-        found: Dtype,
-    },
-    /// A checkpoint stores a parameter twice, in two conventions.
-    #[error(
-        "`{}` stores `{}` twice: plainly and as a pair `_orig`, `_mask`; remove one of them",
-        path.display(), Printable(tensor)
-    )]
-    StoredTwice {
-        /// The checkpoint.
-        path: PathBuf,
-        /// The parameter.
-        tensor: String,
-    },
-    /// A mask file has a mask for a tensor that does not exist.
-    #[error("mask file `{}` has a mask for `{}`, which the ingredients do not have", path.display(), Printable(tensor))]
-    StrayMask {
-        /// The mask file.
-        path: PathBuf,
-        /// The tensor it names.
-        tensor: String,
-    },
-    /// A mask file has a mask for a tensor whose type is not averaged.
-    #[error(
-        "mask file `{}` has a mask for `{}`, which is {found}; only F16, BF16, F32 and F64 tensors are pruned",
-        path.display(), Printable(tensor)
-    )]
-    MaskedDtype {
-        /// The mask file.
-        path: PathBuf,
-        /// The tensor it names.
-        tensor: String,
-        /// The tensor's element type.
-        found: Dtype,
-    },
-    /// A checkpoint stores a mask in a way that is not understood.
-    #[error(
-        "`{}` holds `{}`, {what}: the weights that it masks would be taken for dense; have its library apply \
-         its masks to the weights and save them again, or `--exclude` it",
-        path.display(), Printable(tensor)
-    )]
-    UnknownMask {
-        /// The checkpoint.
-        path: PathBuf,
-        /// The tensor that is a mask.
-        tensor: String,
-        /// What it is.
-        what: &'static str,
-    },
-    /// No tensor is left to merge.
-    #[error("no tensor is left to merge; look at `--include` and `--exclude`")]
-    Nothing,
-}
-
-fn more(n: usize) -> String {
-    if n > 1 {
-        format!(" (and {} more)", n - 1)
-    } else {
-        String::new()
-    }
-}
-
 /// Checkpoints that hold the same parameters: two or more to merge, one to look at.
 #[derive(Debug)]
 pub struct Ingredients {
@@ -232,13 +83,12 @@ impl Ingredients {
     ) -> Result<Self, IngredientsError> {
         let mut resolved = Vec::with_capacity(checkpoints.len());
         for checkpoint in &checkpoints {
-            let mut logical = logical_tensors(checkpoint)?;
-            logical.retain(|name, _| select(name));
+            let located = Located::new(checkpoint, &select)?;
             // One checkpoint alone is only looked at.
             if checkpoints.len() > 1 {
-                refuse_unknown_masks(checkpoint, &logical)?;
+                located.refuse_unknown_masks(checkpoint)?;
             }
-            resolved.push(logical);
+            resolved.push(located);
         }
         for (checkpoint, logical) in checkpoints.iter().zip(&resolved).skip(1) {
             refuse_differences(
@@ -250,13 +100,15 @@ impl Ingredients {
         let Some((first, others)) = resolved.split_first() else {
             return Err(IngredientsError::None);
         };
+        // All have the same names, and all are sorted.
+        let mut others: Vec<_> = others.iter().map(Located::iter).collect();
         let mut parameters: Vec<Parameter> = first
             .iter()
             .map(|(name, source)| Parameter {
-                name: name.clone(),
+                name: name.to_owned(),
                 shape: checkpoints[0].tensors()[source.value].shape.clone(),
-                sources: std::iter::once(*source)
-                    .chain(others.iter().map(|logical| logical[name]))
+                sources: std::iter::once(source)
+                    .chain(others.iter_mut().filter_map(|other| Some(other.next()?.1)))
                     .collect(),
                 given_mask: None,
             })
@@ -264,8 +116,9 @@ impl Ingredients {
         if parameters.is_empty() {
             return Err(IngredientsError::Nothing);
         }
+        drop(others);
         if let Some(mask_file) = &mask_file {
-            assign_masks(&mut parameters, &checkpoints, mask_file, &select)?;
+            assign_masks(&mut parameters, &checkpoints[0], mask_file, &select)?;
         }
         Ok(Self {
             checkpoints,
@@ -312,141 +165,8 @@ impl Ingredients {
     }
 }
 
-type LogicalTensors = BTreeMap<String, Source>;
-
-/// The parameters of a checkpoint, its stored masks taken together with their values.
-pub(crate) fn logical_tensors(checkpoint: &Checkpoint) -> Result<LogicalTensors, IngredientsError> {
-    let tensors = checkpoint.tensors();
-    let mut logical = LogicalTensors::new();
-    let mut used = vec![false; tensors.len()];
-    for (mask, tensor) in tensors.iter().enumerate() {
-        let Some((name, value_name, convention)) = masked_by(&tensor.name, checkpoint) else {
-            continue;
-        };
-        let Some(value) = checkpoint.find(&value_name) else {
-            continue;
-        };
-        if tensors[value].dtype.arithmetic() != Arithmetic::Average {
-            // What is only copied is copied with its mask.
-            continue;
-        }
-        check_mask(checkpoint, tensor, &tensors[value])?;
-        if convention == Convention::TorchPrune && checkpoint.find(&name).is_some() {
-            return Err(IngredientsError::StoredTwice {
-                path: checkpoint.path().to_owned(),
-                tensor: name,
-            });
-        }
-        (used[mask], used[value]) = (true, true);
-        logical.insert(
-            name,
-            Source {
-                value,
-                mask: Some(mask),
-                convention,
-            },
-        );
-    }
-    for (value, tensor) in tensors.iter().enumerate() {
-        if !used[value] {
-            logical.insert(
-                tensor.name.clone(),
-                Source {
-                    value,
-                    mask: None,
-                    convention: Convention::Plain,
-                },
-            );
-        }
-    }
-    Ok(logical)
-}
-
-/// The parameter, and the tensor of its values, that a tensor called `name` would mask.
-fn masked_by(name: &str, checkpoint: &Checkpoint) -> Option<(String, String, Convention)> {
-    if let Some(base) = name.strip_suffix("_mask") {
-        let orig = format!("{base}_orig");
-        if checkpoint.find(&orig).is_some() {
-            return Some((base.to_owned(), orig, Convention::TorchPrune));
-        }
-    }
-    if let Some(module) = name
-        .strip_suffix("_weight_mask")
-        .filter(|module| module.is_empty() || module.ends_with('.'))
-    {
-        let weight = format!("{module}weight");
-        return Some((weight.clone(), weight, Convention::ModelOpt));
-    }
-    let weight = nncf_weight(name)?;
-    Some((weight.clone(), weight, Convention::Nncf))
-}
-
-/// The tensor that an NNCF mask buffer belongs to.
-///
-/// NNCF 2: `M.pre_ops.0.op._binary_mask` masks `M.weight`; with movement sparsity,
-/// `M.pre_ops.0.op.bias_ctx._binary_mask` masks `M.bias`. NNCF 3:
-/// `__nncf_hooks.post_hooks.block:0:weight__0.0.binary_mask` masks the output of port 0
-/// of the node `block.0.weight`.
-fn nncf_weight(name: &str) -> Option<String> {
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    if let Some(operation) = name.strip_suffix("._binary_mask") {
-        let (module, operation) = operation.rsplit_once(".pre_ops.")?;
-        let (number, rest) = operation.split_once('.')?;
-        let parameter = match rest {
-            "op" | "op.weight_ctx" => "weight",
-            "op.bias_ctx" => "bias",
-            _ => return None,
-        };
-        return is_number(number).then(|| format!("{module}.{parameter}"));
-    }
-    let hook = name.strip_suffix(".binary_mask")?;
-    let (prefix, hook) = hook.split_once("__nncf_hooks.post_hooks.")?;
-    let (node, port_and_index) = hook.rsplit_once("__")?;
-    let (port, index) = port_and_index.split_once('.')?;
-    (port == "0" && is_number(index)).then(|| format!("{prefix}{}", node.replace(':', ".")))
-}
-
-/// What a tensor called `name` is, if it looks like the mask of other tensors.
-fn unknown_mask(name: &str) -> Option<&'static str> {
-    if name.ends_with("_binary_filter_pruning_mask") {
-        Some("a mask of whole filters (NNCF)")
-    } else if name.contains("__nncf_hooks.post_hooks.") && name.ends_with(".mask") {
-        Some("the scores that a mask is made of (NNCF, regularisation-based)")
-    } else if name.ends_with("._binary_mask") || name.ends_with(".binary_mask") {
-        Some("a mask (NNCF) whose weights were not found")
-    } else if name == "_weight_mask" || name.ends_with("._weight_mask") {
-        Some("a mask (ModelOpt) whose weights were not found")
-    } else {
-        None
-    }
-}
-
-/// Refuses masks that were not taken together with a tensor of values.
-fn refuse_unknown_masks(
-    checkpoint: &Checkpoint,
-    logical: &LogicalTensors,
-) -> Result<(), IngredientsError> {
-    let copied = |name: &str| {
-        let masked = masked_by(name, checkpoint).and_then(|(_, value, _)| checkpoint.find(&value));
-        masked.is_some_and(|value| {
-            checkpoint.tensors()[value].dtype.arithmetic() != Arithmetic::Average
-        })
-    };
-    let unknown = logical.keys().find_map(|name| {
-        let what = unknown_mask(name).filter(|_| !copied(name))?;
-        Some((name.clone(), what))
-    });
-    match unknown {
-        None => Ok(()),
-        Some((tensor, what)) => Err(IngredientsError::UnknownMask {
-            path: checkpoint.path().to_owned(),
-            tensor,
-            what,
-        }),
-    }
-}
-
-fn check_mask(
+/// Checks that a tensor can be the mask of another.
+pub(super) fn check_mask(
     checkpoint: &Checkpoint,
     mask: &StoredTensor,
     value: &StoredTensor,
@@ -472,7 +192,7 @@ fn check_mask(
 
 fn assign_masks(
     parameters: &mut [Parameter],
-    checkpoints: &[Checkpoint],
+    first: &Checkpoint,
     mask_file: &Checkpoint,
     select: &impl Fn(&str) -> bool,
 ) -> Result<(), IngredientsError> {
@@ -491,7 +211,7 @@ fn assign_masks(
             continue;
         };
         let parameter = &mut parameters[at];
-        let value = &checkpoints[0].tensors()[parameter.sources[0].value];
+        let value = &first.tensors()[parameter.sources[0].value];
         if value.dtype.arithmetic() != Arithmetic::Average {
             return Err(IngredientsError::MaskedDtype {
                 path: mask_file.path().to_owned(),
@@ -511,14 +231,20 @@ fn assign_masks(
 }
 
 fn refuse_differences(
-    (first, first_logical): (&Checkpoint, &LogicalTensors),
-    (other, other_logical): (&Checkpoint, &LogicalTensors),
+    (first, first_logical): (&Checkpoint, &Located<'_>),
+    (other, other_logical): (&Checkpoint, &Located<'_>),
     dtypes: DtypeRule,
 ) -> Result<(), IngredientsError> {
     let mut differences = Vec::new();
-    for (name, source) in first_logical {
-        let Some(other_source) = other_logical.get(name) else {
-            differences.push(Difference::OnlyFirst(name.clone()));
+    // Alike in most cases, so the next of the other is looked at before searching.
+    let mut others = other_logical.iter();
+    for (name, source) in first_logical.iter() {
+        let next = others.next().filter(|&(other_name, _)| other_name == name);
+        let found = next
+            .map(|(_, source)| source)
+            .or_else(|| other_logical.get(name));
+        let Some(other_source) = found else {
+            differences.push(Difference::OnlyFirst(name.to_owned()));
             continue;
         };
         let (a, b) = (
@@ -529,18 +255,18 @@ fn refuse_differences(
             && b.dtype.arithmetic() == Arithmetic::Average;
         if a.shape != b.shape {
             differences.push(Difference::Shape(
-                name.clone(),
+                name.to_owned(),
                 a.shape.clone(),
                 b.shape.clone(),
             ));
         } else if a.dtype != b.dtype && !(dtypes == DtypeRule::AnyFloat && are_averaged) {
-            differences.push(Difference::Dtype(name.clone(), a.dtype, b.dtype));
+            differences.push(Difference::Dtype(name.to_owned(), a.dtype, b.dtype));
         }
     }
     let only_other = other_logical
-        .keys()
-        .filter(|name| !first_logical.contains_key(*name));
-    differences.extend(only_other.map(|name| Difference::OnlyOther(name.clone())));
+        .names()
+        .filter(|name| first_logical.get(name).is_none());
+    differences.extend(only_other.map(|name| Difference::OnlyOther(name.to_owned())));
     if differences.is_empty() {
         return Ok(());
     }
@@ -553,11 +279,7 @@ fn refuse_differences(
 }
 
 /// What would make two checkpoints agree, if it is one of the usual things.
-fn hint(
-    differences: &[Difference],
-    first: &LogicalTensors,
-    other: &LogicalTensors,
-) -> Option<String> {
+fn hint(differences: &[Difference], first: &Located<'_>, other: &Located<'_>) -> Option<String> {
     let is_averaged = |dtype: Dtype| dtype.arithmetic() == Arithmetic::Average;
     let is_convertible = |difference: &Difference| match difference {
         Difference::Dtype(_, first, other) => is_averaged(*first) && is_averaged(*other),
@@ -566,18 +288,16 @@ fn hint(
     if differences.iter().all(is_convertible) {
         return Some("`--dtype` merges different floating types into one".to_owned());
     }
-    if differences
-        .iter()
-        .any(|difference| matches!(difference, Difference::Dtype(..)))
-    {
+    let is_dtype = |difference: &Difference| matches!(difference, Difference::Dtype(..));
+    if differences.iter().any(is_dtype) {
         return Some("only F16, BF16, F32 and F64 are converted: save both in one type".to_owned());
     }
     for prefix in ["module.", "model.", "_orig_mod."] {
-        let strips = |long: &LogicalTensors, short: &LogicalTensors| {
+        let strips = |long: &Located<'_>, short: &Located<'_>| {
             long.len() == short.len()
-                && long.keys().all(|name| {
+                && long.names().all(|name| {
                     name.strip_prefix(prefix)
-                        .is_some_and(|name| short.contains_key(name))
+                        .is_some_and(|name| short.get(name).is_some())
                 })
         };
         if strips(first, other) || strips(other, first) {
@@ -592,7 +312,7 @@ fn hint(
             Difference::OnlyFirst(_) | Difference::OnlyOther(_)
         )
     };
-    let some_shared = first.keys().any(|name| other.contains_key(name));
+    let some_shared = first.names().any(|name| other.get(name).is_some());
     (some_shared && differences.iter().all(is_missing))
         .then(|| "`--exclude` leaves tensors out".to_owned())
 }

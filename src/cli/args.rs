@@ -41,27 +41,24 @@ const MERGE_JSON: &str = "\
 JSON output:
   One object on standard output, with `schema` 1:
     output            path of the soup, as given
-    bytes_written     bytes of all its files, n_files of them
-    elapsed_secs      wall time of the merge
-    method            uniform or weighted; coefficients, is_normalized
-    ingredients       paths, in order
+    bytes_written     bytes of all its files, of which there are n_files
+    elapsed_secs      wall time
+    method            uniform or weighted
+    ingredients       paths, in the order of summation
+    coefficients      one per ingredient; is_normalized if they were made to sum to 1
     on_mask_mismatch  the policy
-    mask              digest, numel, retained, sparsity over all pruned tensors
-    tensors           name, dtype, shape, action, retained_zeros, non_finite, and
-                      mask: null, or as in `sms-merge check`
-    distances         null, or norms, pairs (first, second, l2, angle_degrees) and
+    mask              of all pruned tensors: digest, numel, retained, sparsity
+    tensors           name, dtype, shape, action, retained_zeros, non_finite, mask;
+                      mask is null or an object as in `sms-merge check`
+    distances         null, or norms, pairs (first, second, l2, angle_degrees),
                       to_barycentre
     needs_recalibration, sidecars, dropped_metadata
-    warnings          sentences, also shown on standard error without --json
-  With --plan, the object has instead
-    plan              ingredients, output, coefficients, bytes_to_read,
-                      bytes_to_write, n_files, n_threads, peak_memory_bytes,
-                      estimated_secs, tensors
-  A run that fails prints
-    error             kind, message, causes, exit, next
-  where exit is the exit status and next says what to run, or is null. With exit
-  status 4 the error has a mismatch: verdict, sentence, odd, order, participants,
-  pairs (first, second, iou, shared, only_first, only_second), tensors.
+    warnings          sentences
+  With --plan, plan: ingredients, output, coefficients, bytes_to_read,
+  bytes_to_write, n_files, n_threads, peak_memory_bytes, estimated_secs, tensors.
+  A run that fails prints error: kind, message, causes, exit, next. exit is the exit
+  status, and next says what to do, or is null. With exit status 4 there is also
+  mismatch, as in `sms-merge check`.
 ";
 
 const CHECK_EXAMPLES: &str = "\
@@ -74,15 +71,15 @@ Examples:
 const CHECK_JSON: &str = "\
 JSON output:
   One object on standard output, with `schema` 1:
-    shared            whether all ingredients share one connectivity
-    participants      paths, the mask file first if there is one; elsewhere they are
-                      named by position, from 0
-    mask              digest, numel, retained, sparsity over all pruned tensors
+    shared            whether all participants share one connectivity
+    participants      paths: the mask file if there is one, then the ingredients
+    mask              of all pruned tensors: digest, numel, retained, sparsity
     tensors           name, shape, is_pruned, numel, retained, sparsity, pattern,
-                      broken_pattern, retained_by, disagreements, first_difference,
-                      is_tolerated, digest
-    mismatch          null, or verdict, sentence, odd, order, participants, pairs,
-                      tensors that differ
+                      broken_pattern, retained_by (each participant), disagreements,
+                      first_difference (a coordinate), is_tolerated, digest
+    mismatch          null, or verdict (one-odd, one-unpruned, drift, nested,
+                      independent), sentence, odd, order, participants, pairs
+                      (first, second, iou, shared, only_first, only_second), tensors
     warnings          sentences
   Exit status 4 goes with shared = false; other failures print an error object.
 ";
@@ -96,15 +93,14 @@ Examples:
 const INSPECT_JSON: &str = "\
 JSON output:
   One object on standard output, with `schema` 1:
-    path, bytes       the checkpoint and its size over all shards
+    path, bytes       the checkpoint, and its size over all shards
     shards            path and bytes of each file
-    tensors           name, dtype, shape, numel, bytes, stored_as, and mask: null,
-                      or as in `sms-merge check`
-    mask              digest, numel, retained, sparsity over all pruned tensors
+    tensors           name, dtype, shape, numel, bytes, stored_as, mask; mask is null
+                      or an object as in `sms-merge check`
+    mask              of all pruned tensors: digest, numel, retained, sparsity
     metadata          free text by key, as stored
-    certificate       what a merge recorded: method, weights, ingredients with
-                      their lineage, options, digests; null if the file is no soup
-                      of this program
+    certificate       what a merge recorded: tool, method, weights, ingredients with
+                      their lineage, options, digests; null if there is none
     warnings          sentences
 ";
 
@@ -119,9 +115,9 @@ JSON output:
   One object on standard output, with `schema` 1:
     verified          whether everything that was checked holds
     mode              recomputed, or self-check
-    n_tensors         number of tensors that were compared
-    differences       kind, tensor, coordinate, message; tensor and coordinate may
-                      be null
+    n_tensors         number of tensors of the soup
+    differences       kind, tensor, coordinate, message; the first element that
+                      differs comes first
   Exit status 6 goes with verified = false; other failures print an error object.
 ";
 
@@ -171,8 +167,9 @@ pub(crate) struct MergeArguments {
 
     /// The soup to write: a file, or a directory of shards
     ///
-    /// A directory is written if --shard-size is given, or the name ends in `/`. An
-    /// ingredient is never written to.
+    /// A directory is written if --shard-size is given, if the name ends in `/` or is
+    /// that of a directory, and if all ingredients are directories and the name has no
+    /// extension. An ingredient is never written to.
     #[arg(short, long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     #[arg(required_unless_present = "plan")]
     pub(crate) output: Option<PathBuf>,

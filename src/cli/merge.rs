@@ -8,7 +8,6 @@ use anyhow::Context;
 use sms_merge::checkpoint::Checkpoint;
 use sms_merge::checkpoint::DtypeRule;
 use sms_merge::checkpoint::Ingredients;
-use sms_merge::connectivity::MismatchPolicy;
 use sms_merge::format::replace::Durability;
 use sms_merge::format::replace::Existing;
 use sms_merge::kernel::Normalization;
@@ -31,7 +30,6 @@ use crate::cli::args::Measure;
 use crate::cli::args::MergeArguments;
 use crate::cli::args::OnIntegerMismatch;
 use crate::cli::exit::Exit;
-use crate::cli::exit::UsageError;
 use crate::cli::ingredients::choose;
 use crate::cli::ingredients::expand;
 use crate::cli::ingredients::repeated;
@@ -179,14 +177,6 @@ fn options(arguments: &MergeArguments, n_ingredients: usize) -> anyhow::Result<M
         Measure::Off => false,
     };
     options.threads = threads(&arguments.reading);
-    if options.rules.policy != MismatchPolicy::Error && options.rules.strict {
-        return Err(UsageError {
-            message: "`--strict` refuses what `--on-mask-mismatch` resolves; give one of them"
-                .to_owned(),
-            next: None,
-        }
-        .into());
-    }
     Ok(options)
 }
 

@@ -1,6 +1,6 @@
 //! Counting agreement, piece by piece, in one pass with everything else.
 
-use crate::tensor::{Digest, Digester, Shape};
+use crate::tensor::{Digest, Shape};
 
 use super::pattern::PatternTally;
 use super::policy::Resolution;
@@ -252,15 +252,8 @@ impl MaskTally {
 /// Digest of a tile's resolved mask: bit `i` of byte `j` is element `8 j + i`,
 /// `ceil(n / 8)` bytes.
 pub(crate) fn mask_digest(words: &[u64], n_elements: usize) -> Digest {
-    let mut digester = Digester::new();
-    let mut n_bytes = n_elements.div_ceil(8);
-    for word in words {
-        let bytes = word.to_le_bytes();
-        let used = n_bytes.min(8);
-        digester.update(&bytes[..used]);
-        n_bytes -= used;
-    }
-    digester.finish()
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    Digest::of(&bytes[..n_elements.div_ceil(8)])
 }
 
 fn count(words: &[u64]) -> u64 {

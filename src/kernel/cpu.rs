@@ -43,6 +43,8 @@ pub struct Workspace {
     columns: Vec<Box<[f64; PIECE]>>,
     /// Their combination.
     means: Box<[f64; PIECE]>,
+    /// Stored elements of one ingredient, or of the soup, without the pruned ones.
+    compact: Box<[[u8; 8]; PIECE]>,
 }
 
 /// Runs `$body` with `$element` naming the element type of `$dtype`.
@@ -136,55 +138,67 @@ fn list_positions(positions: &mut [u16; PIECE], mask: &[u64]) -> usize {
     n_retained.min(PIECE)
 }
 
+/// Room for `n` elements of `N` bytes.
+#[inline(always)]
+fn room<const N: usize>(compact: &mut [[u8; 8]; PIECE], n: usize) -> &mut [[u8; N]] {
+    &mut compact.as_flattened_mut().as_chunks_mut::<N>().0[..n]
+}
+
 #[inline(always)]
 fn widen<E: Element<Bytes = [u8; N]>, const N: usize>(
     column: &mut [f64; PIECE],
+    compact: &mut [[u8; 8]; PIECE],
     bytes: &[u8],
     retained: Retained<'_>,
 ) {
-    let elements = bytes.as_chunks::<N>().0;
-    match retained {
-        Retained::All(_) => {
-            for (value, &element) in column.iter_mut().zip(elements) {
-                *value = E::widen(element);
-            }
+    let mut elements = bytes.as_chunks::<N>().0;
+    if let Retained::At(positions) = retained {
+        let gathered = room::<N>(compact, positions.len());
+        for (to, &position) in gathered.iter_mut().zip(positions) {
+            *to = elements[usize::from(position)];
         }
-        Retained::At(positions) => {
-            for (value, &position) in column.iter_mut().zip(positions) {
-                *value = E::widen(elements[usize::from(position)]);
-            }
-        }
+        elements = gathered;
+    }
+    for (value, &element) in column.iter_mut().zip(elements) {
+        *value = E::widen(element);
     }
 }
 
 #[inline(always)]
 fn narrow<E: Element<Bytes = [u8; N]>, const N: usize>(
     out: &mut [u8],
+    compact: &mut [[u8; 8]; PIECE],
     means: &[f64],
     retained: Retained<'_>,
 ) -> Counts {
     let elements = out.as_chunks_mut::<N>().0;
+    match retained {
+        Retained::All(_) => narrow_all::<E, N>(elements, means),
+        Retained::At(positions) => {
+            let narrowed = room::<N>(compact, positions.len());
+            let counts = narrow_all::<E, N>(narrowed, means);
+            elements.as_flattened_mut().fill(0);
+            for (&position, &element) in positions.iter().zip(&*narrowed) {
+                elements[usize::from(position)] = element;
+            }
+            counts
+        }
+    }
+}
+
+#[inline(always)]
+fn narrow_all<E: Element<Bytes = [u8; N]>, const N: usize>(
+    elements: &mut [[u8; N]],
+    means: &[f64],
+) -> Counts {
     let mut zeros = 0_u32;
     let mut non_finite = 0_u32;
-    let mut store = |element: &mut [u8; N], mean| {
+    for (element, &mean) in elements.iter_mut().zip(means) {
         *element = E::narrow(mean);
         let stored = E::widen(*element);
         zeros += u32::from(stored == 0.0);
         // Only for NaN and the infinities is the difference not zero.
         non_finite += u32::from(stored - stored != 0.0);
-    };
-    match retained {
-        Retained::All(_) => {
-            for (element, &mean) in elements.iter_mut().zip(means) {
-                store(element, mean);
-            }
-        }
-        Retained::At(positions) => {
-            elements.as_flattened_mut().fill(0);
-            for (&position, &mean) in positions.iter().zip(means) {
-                store(&mut elements[usize::from(position)], mean);
-            }
-        }
     }
     Counts {
         retained_zeros: zeros.into(),
@@ -258,6 +272,7 @@ struct Combine<'a> {
     positions: &'a mut [u16; PIECE],
     columns: &'a mut [Box<[f64; PIECE]>],
     means: &'a mut [f64; PIECE],
+    compact: &'a mut [[u8; 8]; PIECE],
     out: &'a mut [u8],
     out_dtype: Dtype,
     inputs: &'a [Input<'a>],
@@ -276,6 +291,7 @@ impl pulp::NullaryFnOnce for Combine<'_> {
             positions,
             columns,
             means,
+            compact,
             out,
             out_dtype,
             inputs,
@@ -292,7 +308,7 @@ impl pulp::NullaryFnOnce for Combine<'_> {
             },
         };
         for (column, input) in columns.iter_mut().zip(inputs) {
-            with_element!(input.dtype, E => widen::<E, _>(column, input.bytes, retained), _ => ());
+            with_element!(input.dtype, E => widen::<E, _>(column, compact, input.bytes, retained), _ => ());
         }
         let means = &mut means[..retained.len()];
         if needs_double_double(out_dtype, inputs) {
@@ -303,7 +319,7 @@ impl pulp::NullaryFnOnce for Combine<'_> {
         if let Some(gram) = gram {
             gram.add_piece(|i| &columns[i][..retained.len()]);
         }
-        with_element!(out_dtype, E => narrow::<E, _>(out, means, retained), _ => Counts::default())
+        with_element!(out_dtype, E => narrow::<E, _>(out, compact, means, retained), _ => Counts::default())
     }
 }
 
@@ -320,6 +336,7 @@ impl Backend for Cpu {
             positions: Box::new([0; PIECE]),
             columns: (0..n_ingredients).map(|_| zeros()).collect(),
             means: zeros(),
+            compact: Box::new([[0; 8]; PIECE]),
         }
     }
 
@@ -350,6 +367,7 @@ impl Backend for Cpu {
             positions,
             columns,
             means,
+            compact,
         } = workspace;
         let found = columns.len();
         let columns = columns.get_mut(..inputs.len()).ok_or(KernelError::Length {
@@ -361,6 +379,7 @@ impl Backend for Cpu {
             positions,
             columns,
             means,
+            compact,
             out,
             out_dtype,
             inputs,

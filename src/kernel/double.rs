@@ -6,9 +6,11 @@
 //! Source: Hida, Li, Bailey, *Library for double-double and quad-double
 //! arithmetic*, 2007; error bounds in Joldes, Muller, Popescu, ACM TOMS 44(2), 2017.
 
+use super::fraction::exact_mean;
+
 /// `high + low`, where `high` is their sum rounded to `f64`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Double {
+struct Double {
     high: f64,
     low: f64,
 }
@@ -41,7 +43,7 @@ impl From<f64> for Double {
 impl Double {
     /// `a * b`, exact but for underflow of the low part.
     #[inline(always)]
-    pub(super) fn product(a: f64, b: f64) -> Self {
+    fn product(a: f64, b: f64) -> Self {
         let high = a * b;
         Self {
             high,
@@ -51,26 +53,32 @@ impl Double {
 
     /// `self + other`, relative error below 2^-103 of the larger operand.
     #[inline(always)]
-    pub(super) fn add(self, other: Self) -> Self {
-        let (sum, error) = two_sum(self.high, other.high);
-        let (low_sum, low_error) = two_sum(self.low, other.low);
-        let (sum, error) = quick_two_sum(sum, error + low_sum);
-        let (high, low) = quick_two_sum(sum, error + low_error);
-        Self { high, low }
+    fn add(self, other: Self) -> Self {
+        self.add_and_tell(other).0
     }
 
-    /// `self / divisor`, its high part rounded to `f64`.
+    /// As [`Double::add`], and whether something was rounded away.
     #[inline(always)]
-    fn divide(self, divisor: Self) -> Self {
+    fn add_and_tell(self, other: Self) -> (Self, bool) {
+        let (sum, error) = two_sum(self.high, other.high);
+        let (low_sum, low_error) = two_sum(self.low, other.low);
+        let (middle, first_loss) = two_sum(error, low_sum);
+        let (sum, error) = quick_two_sum(sum, middle);
+        let (low, second_loss) = two_sum(error, low_error);
+        let (high, low) = quick_two_sum(sum, low);
+        (Self { high, low }, first_loss != 0.0 || second_loss != 0.0)
+    }
+
+    /// `self / divisor`: the quotient rounded to `f64`, and the rest.
+    #[inline(always)]
+    fn divide(self, divisor: Self) -> (f64, f64) {
         let first = self.high / divisor.high;
         let rest = self.minus_scaled(divisor, first);
         let second = rest.high / divisor.high;
         let rest = rest.minus_scaled(divisor, second);
         let third = rest.high / divisor.high;
         let (first, second) = quick_two_sum(first, second);
-        // `first` is the quotient rounded once `second` and `third` agree on the rest.
-        let (high, low) = quick_two_sum(first, second + third);
-        Self { high, low }
+        (first, second + third)
     }
 
     /// `self - divisor * factor`.
@@ -79,117 +87,141 @@ impl Double {
         let high = Self::product(divisor.high, -factor);
         self.add(high).add(Self::product(divisor.low, -factor))
     }
+}
 
-    pub(super) fn is_finite_nonzero(self) -> bool {
-        self.high.is_finite() && self.high != 0.0
+/// Error of one addition of double-doubles, relative to its operands: 3 u^2 with
+/// u = 2^-53, and a margin for the bound's own rounding.
+const ADDITION_ERROR: f64 = 8.0 * (f64::EPSILON / 2.0) * (f64::EPSILON / 2.0);
+/// Error of the division, likewise: about 10 u^2.
+const DIVISION_ERROR: f64 = 4.0 * ADDITION_ERROR;
+/// Below this a low part may have underflowed, and a result may be subnormal.
+const SMALLEST_SAFE: f64 = f64::MIN_POSITIVE * (1_u64 << 60) as f64 * (1_u64 << 60) as f64;
+
+/// The divisor of a weighted mean, in double-double and exactly.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Divisor {
+    wide: Double,
+    /// `Σ|wᵢ| / |Σwᵢ|`, by which the divisor's error grows; 0 if it is exact.
+    growth: f64,
+    /// The weights that make up the divisor; none for a divisor of 1.
+    weights: Vec<f64>,
+}
+
+impl Divisor {
+    /// The sum of the weights, or 1 for none.
+    pub(super) fn new(weights: &[f64]) -> Self {
+        let sum = |weights: &[f64]| match weights.split_first() {
+            Some((&first, rest)) => {
+                let start = (Double::from(first), false);
+                rest.iter().fold(start, |(sum, inexact), &weight| {
+                    let (sum, error) = sum.add_and_tell(Double::from(weight));
+                    (sum, inexact | error)
+                })
+            }
+            None => (Double::from(1.0), false),
+        };
+        let (wide, inexact) = sum(weights);
+        let total: f64 = weights.iter().map(|weight| weight.abs()).sum();
+        Self {
+            wide,
+            growth: if inexact {
+                total / wide.high.abs()
+            } else {
+                0.0
+            },
+            weights: weights.to_vec(),
+        }
+    }
+
+    /// Whether it can divide.
+    pub(super) fn is_finite_nonzero(&self) -> bool {
+        self.wide.high.is_finite() && self.wide.high != 0.0
+    }
+
+    fn is_power_of_two(&self) -> bool {
+        const MANTISSA: u64 = (1 << 52) - 1;
+        self.growth == 0.0
+            && self.wide.low == 0.0
+            && self.wide.high.is_normal()
+            && self.wide.high.to_bits() & MANTISSA == 0
     }
 }
 
-/// Weighted mean in double-double of one coordinate: `(Σ wᵢ·xᵢ) / d`.
+/// Weighted mean of one coordinate, `(Σ wᵢ·xᵢ) / d`, rounded once: the `f64` nearest
+/// to the exact value, ties to even.
 ///
-/// Finite inputs whose sum overflows are summed again scaled by 2^-16 (exact
-/// but for bits far below the result), those whose mean is tiny scaled by 2^256,
-/// because the low part of a product is lost below the subnormals. A non-finite
-/// input gives what plain `f64` arithmetic gives.
+/// Summed in double-double; where that cannot tell which way to round (next to a
+/// tie, after cancellation, near overflow or underflow) the exact fraction decides.
+/// A non-finite input gives what plain `f64` arithmetic gives, and so do zeros,
+/// which keep their sign.
 #[inline(always)]
 pub(super) fn weighted_mean(
     values: impl Iterator<Item = f64> + Clone,
     weights: &[f64],
-    divisor: Double,
+    divisor: &Divisor,
 ) -> f64 {
-    let mean = scaled_mean(values.clone(), weights, divisor, 1.0).high;
-    if (LEAST_SAFE..=f64::MAX).contains(&mean.abs()) {
-        mean
-    } else if mean.is_finite() {
-        tiny_mean(mean, values, weights, divisor)
-    } else {
-        overflowed_mean(values, weights, divisor)
+    let mut sum = Double::from(0.0);
+    let mut inexact = false;
+    let mut magnitude = 0.0;
+    let mut n_terms = 0.0;
+    for (value, &weight) in values.clone().zip(weights) {
+        let term = Double::product(weight, value);
+        magnitude += term.high.abs();
+        let (next, error) = sum.add_and_tell(term);
+        (sum, inexact) = (next, inexact | error);
+        n_terms += 1.0;
     }
-}
-
-#[inline(always)]
-fn scaled_mean(
-    values: impl Iterator<Item = f64>,
-    weights: &[f64],
-    divisor: Double,
-    scale: f64,
-) -> Double {
-    let mut terms = values
-        .zip(weights)
-        .map(|(value, &weight)| Double::product(weight, value * scale));
-    let Some(first) = terms.next() else {
-        return Double::from(0.0);
-    };
-    terms.fold(first, Double::add).divide(divisor)
-}
-
-/// Means below 2^-900 are computed again: their products' low parts may underflow.
-const LEAST_SAFE: f64 = f64::from_bits((1023 - 900) << 52);
-
-#[cold]
-fn tiny_mean(
-    unscaled: f64,
-    values: impl Iterator<Item = f64> + Clone,
-    weights: &[f64],
-    divisor: Double,
-) -> f64 {
-    /// 2^256.
-    const SCALE: f64 = f64::from_bits((1023 + 256) << 52);
-    /// 2^818: takes a scaled mean to multiples of the least subnormal.
-    const TO_UNITS: f64 = f64::from_bits((1023 + 1074 - 256) << 52);
-    if values.clone().all(|value| value == 0.0) {
-        return unscaled;
+    let safe = SMALLEST_SAFE..=1.0 / SMALLEST_SAFE;
+    if safe.contains(&magnitude) && safe.contains(&divisor.wide.high.abs()) {
+        if !inexact && divisor.is_power_of_two() && sum.high.abs() >= SMALLEST_SAFE {
+            let mean = sum.high / divisor.wide.high;
+            if safe.contains(&mean.abs()) {
+                return mean;
+            }
+        }
+        let (mean, rest) = sum.divide(divisor.wide);
+        let scale = magnitude / divisor.wide.high.abs();
+        let error = scale * (ADDITION_ERROR * n_terms * (1.0 + divisor.growth) + DIVISION_ERROR);
+        let (low, high) = (mean + (rest - error), mean + (rest + error));
+        if low == high && safe.contains(&low.abs()) {
+            return low;
+        }
     }
-    let Double { high, low } = scaled_mean(values, weights, divisor, SCALE);
-    if !high.is_finite() {
-        // Large values cancelled, beside which the low parts of others are nothing.
-        return unscaled;
-    }
-    if high.abs() >= f64::MIN_POSITIVE * SCALE {
-        return high / SCALE;
-    }
-    // The result is subnormal, so it is rounded here, from all bits: to the nearest
-    // multiple of the least subnormal, ties to even.
-    let units = high.abs() * TO_UNITS;
-    let rest = low * high.signum();
-    let whole = units.floor();
-    let fraction = units - whole;
-    let is_odd = whole as u64 % 2 == 1;
-    let rounds_up = fraction > 0.5 || fraction == 0.5 && (rest > 0.0 || rest == 0.0 && is_odd);
-    f64::from_bits(whole as u64 + u64::from(rounds_up)).copysign(high)
+    careful_mean(values, weights, divisor)
 }
 
 #[cold]
-fn overflowed_mean(
+fn careful_mean(
     values: impl Iterator<Item = f64> + Clone,
     weights: &[f64],
-    divisor: Double,
+    divisor: &Divisor,
 ) -> f64 {
-    if values.clone().all(f64::is_finite) {
-        const SCALE: f64 = 65_536.0;
-        return scaled_mean(values, weights, divisor, 1.0 / SCALE).high * SCALE;
+    let terms = values.clone().zip(weights);
+    let is_plain = terms
+        .clone()
+        .all(|(value, &weight)| weight * value == 0.0 && value * weight.signum() == 0.0);
+    if is_plain || !values.clone().all(f64::is_finite) {
+        let mut terms = terms.map(|(value, &weight)| weight * value);
+        let first = terms.next().unwrap_or(0.0);
+        return terms.fold(first, |sum, term| sum + term) / divisor.wide.high;
     }
-    let mut terms = values.zip(weights).map(|(value, &weight)| weight * value);
-    let first = terms.next().unwrap_or(0.0);
-    terms.fold(first, |sum, term| sum + term) / divisor.high
+    exact_mean(values.zip(weights.iter().copied()), &divisor.weights)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn mean(values: &[f64], weights: &[f64]) -> f64 {
-        let divisor = weights[1..]
-            .iter()
-            .fold(Double::from(weights[0]), |sum, &w| sum.add(Double::from(w)));
-        weighted_mean(values.iter().copied(), weights, divisor)
+        weighted_mean(values.iter().copied(), weights, &Divisor::new(weights))
     }
 
     #[test]
     fn exact_where_plain_f64_is_not() {
-        // 1 + 2^-60 is lost in f64, and decides a tie in the mean of three.
         let tiny = 2_f64.powi(-60);
         assert_eq!(mean(&[1.0, tiny, -1.0], &[1.0; 3]), tiny / 3.0);
+        assert_eq!(mean(&[1e300, 1e-300, -1e300], &[1.0; 3]), 1e-300 / 3.0);
         assert_eq!(mean(&[0.1; 16], &[1.0; 16]), 0.1);
         assert_eq!(mean(&[0.1; 3], &[0.5, 0.3, 0.2]), 0.1);
     }
@@ -201,27 +233,13 @@ mod tests {
     }
 
     #[test]
-    fn subnormal_means_are_rounded_once() {
-        let least = f64::from_bits(1);
-        let units = |n: u64| f64::from_bits(n);
-        // (2 * 80 + 0.25 * 83) / 2.25 = 80.33, and 79 if each product is rounded.
-        assert_eq!(mean(&[units(80), units(83)], &[2.0, 0.25]), units(80));
-        assert_eq!(mean(&[units(112)], &[0.001]), units(112));
-        assert_eq!(mean(&[least, -least], &[0.0, 0.7]), -least);
-        // 1.5 and 2.5 units are ties.
-        assert_eq!(mean(&[units(1), units(2)], &[1.0; 2]), units(2));
-        assert_eq!(mean(&[units(2), units(3)], &[1.0; 2]), units(2));
-        assert_eq!(mean(&[-units(2), -units(3)], &[1.0; 2]), -units(2));
-        assert_eq!(mean(&[units(1), 0.0, 0.0], &[1.0; 3]), 0.0);
-        // From the smallest normal numbers; the exact mean ends in a third.
-        let (a, b) = (units(0x22d5801961eef5), units(0x326c0d7787131c));
-        assert_eq!(mean(&[a, b], &[2.0, 0.25]), units(0x24d5ca311fbc35));
-        let largest = units((1 << 52) - 1);
+    fn zeros_keep_their_sign() {
         assert_eq!(
-            mean(&[largest, f64::MIN_POSITIVE], &[1.0; 2]),
-            f64::MIN_POSITIVE
+            mean(&[-0.0, -0.0], &[1.0, 1.0]).to_bits(),
+            (-0.0_f64).to_bits()
         );
-        assert_eq!(mean(&[0.0, -0.0], &[1.0; 2]).to_bits(), 0);
+        assert_eq!(mean(&[-0.0, 0.0], &[1.0, 1.0]).to_bits(), 0);
+        assert_eq!(mean(&[5e-324, -5e-324], &[1.0, 1.0]).to_bits(), 0);
     }
 
     #[test]
@@ -229,5 +247,33 @@ mod tests {
         assert!(mean(&[f64::NAN, 1.0], &[1.0, 1.0]).is_nan());
         assert_eq!(mean(&[f64::INFINITY, 1.0], &[1.0, 1.0]), f64::INFINITY);
         assert!(mean(&[f64::INFINITY, f64::NEG_INFINITY], &[1.0, 1.0]).is_nan());
+    }
+
+    /// Numbers of every size, and neighbours whose means are ties.
+    fn value() -> impl Strategy<Value = f64> {
+        let any_finite = any::<u64>()
+            .prop_map(f64::from_bits)
+            .prop_filter("finite", |value| value.is_finite());
+        let near_one = (0_u64..8, any::<bool>()).prop_map(|(step, negative)| {
+            let value = f64::from_bits(1_f64.to_bits() + step);
+            if negative { -value } else { value }
+        });
+        let subnormal = (0_u64..20).prop_map(f64::from_bits);
+        prop_oneof![any_finite, near_one, subnormal, -2.0_f64..2.0]
+    }
+
+    proptest! {
+        #[test]
+        fn the_mean_is_the_exact_one_rounded_once(
+            values in prop::collection::vec(value(), 1..6),
+            weights in prop::collection::vec(prop_oneof![3 => Just(1.0), 1 => -1.0_f64..3.0], 6),
+        ) {
+            let weights = &weights[..values.len()];
+            let divisor = Divisor::new(weights);
+            prop_assume!(divisor.is_finite_nonzero());
+            let expected = exact_mean(values.iter().copied().zip(weights.iter().copied()), weights);
+            let found = mean(&values, weights);
+            prop_assert!(found == expected, "{found:e} is not {expected:e}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Coefficients of a linear combination, checked once.
 
-use super::double::Double;
+use super::double::Divisor;
 
 /// Whether the combination is divided by the sum of its weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub enum WeightError {
 pub struct Weights {
     values: Vec<f64>,
     divisor: f64,
-    wide_divisor: Double,
+    wide_divisor: Divisor,
     normalization: Normalization,
 }
 
@@ -70,12 +70,11 @@ impl Weights {
             });
         }
         let (divisor, wide_divisor) = match normalization {
-            Normalization::AsGiven => (1.0, Double::from(1.0)),
-            Normalization::SumToOne => values[1..]
-                .iter()
-                .fold((first, Double::from(first)), |(sum, wide), &value| {
-                    (sum + value, wide.add(Double::from(value)))
-                }),
+            Normalization::AsGiven => (1.0, Divisor::new(&[])),
+            Normalization::SumToOne => {
+                let sum = values[1..].iter().fold(first, |sum, &value| sum + value);
+                (sum, Divisor::new(&values))
+            }
         };
         if divisor == 0.0 || !divisor.is_finite() || !wide_divisor.is_finite_nonzero() {
             return Err(WeightError::Sum { sum: divisor });
@@ -117,8 +116,8 @@ impl Weights {
             && self.values.iter().all(|&value| value >= 0.0)
     }
 
-    pub(super) fn wide_divisor(&self) -> Double {
-        self.wide_divisor
+    pub(super) fn wide_divisor(&self) -> &Divisor {
+        &self.wide_divisor
     }
 }
 

@@ -234,18 +234,60 @@ impl Certificate {
 
     /// As the value of [`CERTIFICATE_KEY`], with only the tensors that `holds` picks.
     pub(super) fn to_json(&self, holds: impl Fn(&str) -> bool) -> String {
-        let own = self.tensors.iter().filter(|(name, _)| holds(name));
-        let part = Self {
-            tensors: own
-                .map(|(name, record)| (name.clone(), record.clone()))
-                .collect(),
-            tool: self.tool.clone(),
-            soup: self.soup.clone(),
-            options: self.options.clone(),
-            ..*self
+        /// The fields of [`Certificate`], of which some tensors are left out.
+        #[derive(Serialize)]
+        struct Part<'a, T: Serialize> {
+            format_version: u32,
+            tool: &'a str,
+            #[serde(flatten)]
+            soup: &'a SoupRecord,
+            options: &'a RecordedOptions,
+            content: Digest,
+            prunable: u64,
+            retained: u64,
+            tensors: T,
+        }
+
+        struct Picked<'a, F>(&'a BTreeMap<String, TensorRecord>, F);
+
+        impl<F: Fn(&str) -> bool> Serialize for Picked<'_, F> {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_map(self.0.iter().filter(|(name, _)| self.1(name)))
+            }
+        }
+
+        let part = Part {
+            format_version: self.format_version,
+            tool: &self.tool,
+            soup: &self.soup,
+            options: &self.options,
+            content: self.content,
+            prunable: self.prunable,
+            retained: self.retained,
+            tensors: Picked(&self.tensors, holds),
         };
         serde_json::to_string(&part)
             .expect("strings, numbers and maps with string keys have a JSON form")
+    }
+}
+
+impl TensorRecord {
+    /// Bytes that the record of a tensor takes at most in a header, where it stands as
+    /// JSON within a JSON string.
+    pub(super) fn longest(name: &str, numel: u64, may_have_mask: bool) -> usize {
+        let digest = Digest::of(b"");
+        let record = Self {
+            content: digest,
+            mask: may_have_mask.then_some(MaskRecord {
+                mask: digest,
+                retained: numel,
+                retained_zeros: numel,
+            }),
+        };
+        let in_string = |text: &str| text.len() + text.matches(['"', '\\']).count();
+        let json = |json: serde_json::Result<String>| json.map_or(0, |json| in_string(&json));
+        // A colon and a comma.
+        json(serde_json::to_string(name)) + json(serde_json::to_string(&record)) + 2
     }
 }
 

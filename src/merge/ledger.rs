@@ -15,6 +15,7 @@ use crate::kernel::Gram;
 use crate::merge::plan::MergePlan;
 use crate::merge::tile::TileOutcome;
 use crate::tensor::Digest;
+use crate::tensor::DigestList;
 use crate::tensor::Digester;
 use crate::tensor::Dtype;
 use crate::tensor::Shape;
@@ -55,12 +56,12 @@ pub struct Outcome {
 struct OpenTensor {
     index: usize,
     tally: Option<MaskTally>,
-    mask: Digester,
-    values: Vec<Digester>,
-    stored_masks: Vec<Option<Digester>>,
-    given_mask: Option<Digester>,
-    content: Option<Digester>,
-    mask_content: Option<Digester>,
+    mask: DigestList,
+    values: Vec<DigestList>,
+    stored_masks: Vec<Option<DigestList>>,
+    given_mask: Option<DigestList>,
+    content: Option<DigestList>,
+    mask_content: Option<DigestList>,
     counts: Counts,
 }
 
@@ -72,16 +73,16 @@ impl OpenTensor {
                 .tally
                 .as_ref()
                 .map(|tally| MaskTally::new(tally.n_participants())),
-            mask: Digester::new(),
-            values: first.values.iter().map(|_| Digester::new()).collect(),
+            mask: DigestList::default(),
+            values: first.values.iter().map(|_| DigestList::default()).collect(),
             stored_masks: first
                 .stored_masks
                 .iter()
-                .map(|mask| mask.map(|_| Digester::new()))
+                .map(|mask| mask.map(|_| DigestList::default()))
                 .collect(),
-            given_mask: first.given_mask.map(|_| Digester::new()),
-            content: first.content.map(|_| Digester::new()),
-            mask_content: first.mask_content.map(|_| Digester::new()),
+            given_mask: first.given_mask.map(|_| DigestList::default()),
+            content: first.content.map(|_| DigestList::default()),
+            mask_content: first.mask_content.map(|_| DigestList::default()),
             counts: Counts::default(),
         }
     }
@@ -90,12 +91,10 @@ impl OpenTensor {
         if let (Some(sum), Some(tally)) = (&mut self.tally, &tile.tally) {
             sum.merge(tally);
         }
-        let push = |digester: &mut Option<Digester>, digest: Option<Digest>| match digest {
-            Some(digest) => digester
-                .iter_mut()
-                .for_each(|digester| digester.push(digest)),
+        let push = |list: &mut Option<DigestList>, digest: Option<Digest>| match digest {
+            Some(digest) => list.iter_mut().for_each(|list| list.push(digest)),
             // A tile that was not computed leaves no digest of the whole.
-            None => *digester = None,
+            None => *list = None,
         };
         if let Some(mask) = tile.mask {
             self.mask.push(mask);
@@ -103,11 +102,11 @@ impl OpenTensor {
         self.values
             .iter_mut()
             .zip(&tile.values)
-            .for_each(|(digester, &digest)| digester.push(digest));
+            .for_each(|(list, &digest)| list.push(digest));
         self.stored_masks
             .iter_mut()
             .zip(&tile.stored_masks)
-            .for_each(|(digester, &digest)| push(digester, digest));
+            .for_each(|(list, &digest)| push(list, digest));
         push(&mut self.given_mask, tile.given_mask);
         push(&mut self.content, tile.content);
         push(&mut self.mask_content, tile.mask_content);
@@ -223,10 +222,10 @@ impl<'a> Ledger<'a> {
                 self.rules,
             )
         });
-        let finish = |digester: Option<Digester>| digester.map(|digester| digester.finish());
+        let finish = |list: Option<DigestList>| list.map(|list| list.finish());
         TensorOutcome {
             mask,
-            values: open.values.iter().map(Digester::finish).collect(),
+            values: open.values.iter().map(DigestList::finish).collect(),
             stored_masks: open.stored_masks.into_iter().map(finish).collect(),
             given_mask: finish(open.given_mask),
             content: finish(open.content),

@@ -10,7 +10,7 @@ use crate::connectivity::NamePatterns;
 use crate::connectivity::Resolution;
 use crate::format::safetensors::Entry;
 use crate::format::safetensors::Layout;
-use crate::format::safetensors::natural_order;
+use crate::format::safetensors::natural_cmp;
 use crate::kernel::PIECE;
 use crate::merge::MergeError;
 use crate::merge::options::IntegerPolicy;
@@ -302,37 +302,38 @@ fn place(
     ingredients: &Ingredients,
     options: &MergeOptions,
 ) -> Result<Vec<Layout>, MergeError> {
-    let mut entries: Vec<Entry> = tensors
-        .iter()
+    let mut slots: Vec<(Entry, &mut Slot)> = tensors
+        .iter_mut()
         .flat_map(|tensor| {
             let shape = &ingredients.parameters()[tensor.parameter].shape;
-            let slots = std::iter::once(&tensor.slot).chain(&tensor.mask_slot);
-            slots.map(|slot| Entry {
-                name: slot.name.clone(),
-                dtype: slot.dtype,
-                shape: shape.clone(),
+            let slots = std::iter::once(&mut tensor.slot).chain(&mut tensor.mask_slot);
+            slots.map(|slot| {
+                let (name, dtype) = (slot.name.clone(), slot.dtype);
+                (
+                    Entry {
+                        name,
+                        dtype,
+                        shape: shape.clone(),
+                    },
+                    slot,
+                )
             })
         })
         .collect();
-    natural_order(&mut entries);
+    slots.sort_by(|(a, _), (b, _)| natural_cmp(a, b));
+    let (entries, slots): (Vec<Entry>, Vec<&mut Slot>) = slots.into_iter().unzip();
     let layouts = split(entries, options.shard_bytes)
         .into_iter()
         .map(Layout::new)
         .collect::<Result<Vec<_>, _>>()?;
-    let places: BTreeMap<&str, (usize, u64)> = layouts
-        .iter()
-        .enumerate()
-        .flat_map(|(shard, layout)| {
-            layout
-                .tensors()
-                .iter()
-                .map(move |tensor| (tensor.name.as_str(), (shard, tensor.begin)))
-        })
-        .collect();
-    for tensor in tensors {
-        for slot in std::iter::once(&mut tensor.slot).chain(&mut tensor.mask_slot) {
-            (slot.shard, slot.offset) = places[slot.name.as_str()];
-        }
+    let places = layouts.iter().enumerate().flat_map(|(shard, layout)| {
+        layout
+            .tensors()
+            .iter()
+            .map(move |tensor| (shard, tensor.begin))
+    });
+    for (slot, (shard, offset)) in slots.into_iter().zip(places) {
+        (slot.shard, slot.offset) = (shard, offset);
     }
     Ok(layouts)
 }

@@ -4,26 +4,18 @@ use std::collections::BTreeMap;
 
 use crate::checkpoint::Ingredients;
 use crate::connectivity::Connectivity;
-use crate::connectivity::Expectation;
 use crate::connectivity::Mismatch;
 use crate::connectivity::MismatchPolicy;
 use crate::connectivity::TensorMask;
-use crate::format::safetensors::LayoutError;
 use crate::merge::MergeError;
 use crate::merge::certificate::CERTIFICATE_KEY;
 use crate::merge::certificate::Certificate;
 use crate::merge::certificate::FileDigest;
-use crate::merge::certificate::IngredientRecord;
-use crate::merge::certificate::MaskRecord;
-use crate::merge::certificate::RecordedOptions;
-use crate::merge::certificate::SoupRecord;
-use crate::merge::certificate::TensorRecord;
 use crate::merge::distance::Distances;
+use crate::merge::draft::Draft;
 use crate::merge::execute::Job;
 use crate::merge::execute::Observer;
-use crate::merge::execute::Sink;
 use crate::merge::ledger::Outcome;
-use crate::merge::ledger::checkpoint_digest;
 use crate::merge::options::MergeOptions;
 use crate::merge::output::Destination;
 use crate::merge::output::Sidecars;
@@ -31,7 +23,7 @@ use crate::merge::output::StagedOutput;
 use crate::merge::plan::Action;
 use crate::merge::plan::MergePlan;
 use crate::merge::plan::is_statistic;
-use crate::tensor::Digest;
+use crate::merge::sink::Sink;
 
 /// A soup that has been written.
 #[derive(Debug)]
@@ -150,13 +142,7 @@ pub fn merge(
     }
     let (metadata, dropped_metadata) = carried_metadata(ingredients);
     let plan = resolved_plan(ingredients, options, observer)?;
-    let draft = Draft {
-        ingredients,
-        options,
-        plan: &plan,
-        metadata,
-        files,
-    };
+    let draft = Draft::new(ingredients, options, &plan, metadata, files);
     let headers = draft.reserve_headers()?;
     let sidecars = destination.sidecars(ingredients);
     let bytes_written = headers.iter().sum::<u64>() + plan.bytes_to_write;
@@ -165,9 +151,9 @@ pub fn merge(
         let outcome = Job::new(ingredients, &plan, options, Sink::Write(output)).run(observer)?;
         let connectivity =
             prove(&outcome, ingredients, options).map_err(MergeError::Connectivity)?;
-        let certificate = draft.certificate(Some((&outcome, &connectivity)));
+        let certificate = draft.certificate(&outcome, &connectivity);
         for (shard, bytes) in draft
-            .headers(&certificate, Some(&headers))?
+            .headers(&certificate, &headers)?
             .into_iter()
             .enumerate()
         {
@@ -206,25 +192,19 @@ pub fn merge(
     })
 }
 
-/// The certificate that a soup would get for what was found, its lineage aside.
+/// The certificate that a soup would get for what was found.
 pub(super) fn recertify(
     ingredients: &Ingredients,
     options: &MergeOptions,
     plan: &MergePlan,
-    found: (&Outcome, &Connectivity),
+    (outcome, proof): (&Outcome, &Connectivity),
 ) -> Certificate {
-    let draft = Draft {
-        ingredients,
-        options,
-        plan,
-        metadata: BTreeMap::new(),
-        files: Vec::new(),
-    };
-    draft.certificate(Some(found))
+    let draft = Draft::new(ingredients, options, plan, BTreeMap::new(), Vec::new());
+    draft.certificate(outcome, proof)
 }
 
 /// Whether the soup has running statistics that no ingredient measured.
-fn averages_statistics(plan: &MergePlan, ingredients: &Ingredients) -> bool {
+pub(super) fn averages_statistics(plan: &MergePlan, ingredients: &Ingredients) -> bool {
     plan.tensors.iter().any(|planned| {
         let is_averaged = matches!(
             planned.action,
@@ -264,138 +244,4 @@ fn carried_metadata(ingredients: &Ingredients) -> (BTreeMap<String, String>, Vec
         dropped.retain(|key| key != "format");
     }
     (carried, dropped)
-}
-
-/// What is known of a soup's headers.
-struct Draft<'a> {
-    ingredients: &'a Ingredients,
-    options: &'a MergeOptions,
-    plan: &'a MergePlan,
-    metadata: BTreeMap<String, String>,
-    files: Vec<Vec<FileDigest>>,
-}
-
-impl Draft<'_> {
-    /// Bytes that each header takes at most: digests have one length, and counts
-    /// are at their longest where everything is retained.
-    fn reserve_headers(&self) -> Result<Vec<u64>, LayoutError> {
-        let longest = self.headers(&self.certificate(None), None)?;
-        Ok(longest.iter().map(|header| header.len() as u64).collect())
-    }
-
-    fn headers(
-        &self,
-        certificate: &Certificate,
-        reserved: Option<&[u64]>,
-    ) -> Result<Vec<Vec<u8>>, LayoutError> {
-        let layouts = self.plan.layouts.iter().enumerate();
-        layouts
-            .map(|(shard, layout)| {
-                let own: std::collections::BTreeSet<&str> = layout
-                    .tensors()
-                    .iter()
-                    .map(|tensor| tensor.name.as_str())
-                    .collect();
-                let mut metadata = self.metadata.clone();
-                metadata.insert(
-                    CERTIFICATE_KEY.to_owned(),
-                    certificate.to_json(|name| own.contains(name)),
-                );
-                match reserved {
-                    Some(reserved) => layout.header_padded(&metadata, reserved[shard] as usize),
-                    None => layout.header(&metadata),
-                }
-            })
-            .collect()
-    }
-
-    /// The certificate of what was found, or the longest that could be.
-    fn certificate(&self, found: Option<(&Outcome, &Connectivity)>) -> Certificate {
-        let placeholder = Digest::of(b"");
-        let mut tensors = BTreeMap::new();
-        let mut content = Vec::new();
-        for (index, planned) in self.plan.tensors.iter().enumerate() {
-            let shape = &self.ingredients.parameters()[planned.parameter].shape;
-            let outcome = found.map(|(outcome, _)| &outcome.tensors[index]);
-            let digest_of =
-                |digest: Option<Option<Digest>>| digest.flatten().unwrap_or(placeholder);
-            let mask = match outcome {
-                None => (planned.expectation != Expectation::Dense).then(|| MaskRecord {
-                    mask: placeholder,
-                    retained: shape.numel(),
-                    retained_zeros: shape.numel(),
-                }),
-                Some(outcome) => outcome
-                    .mask
-                    .as_ref()
-                    .filter(|mask| mask.is_pruned)
-                    .map(|mask| MaskRecord {
-                        mask: mask.digest,
-                        retained: mask.retained,
-                        retained_zeros: outcome.counts.retained_zeros,
-                    }),
-            };
-            let values = digest_of(outcome.map(|outcome| outcome.content));
-            content.push((
-                planned.slot.name.as_str(),
-                planned.slot.dtype,
-                shape,
-                values,
-            ));
-            tensors.insert(
-                planned.slot.name.clone(),
-                TensorRecord {
-                    content: values,
-                    mask,
-                },
-            );
-            if let Some(slot) = &planned.mask_slot {
-                let flags = digest_of(outcome.map(|outcome| outcome.mask_content));
-                content.push((slot.name.as_str(), slot.dtype, shape, flags));
-                tensors.insert(
-                    slot.name.clone(),
-                    TensorRecord {
-                        content: flags,
-                        mask: None,
-                    },
-                );
-            }
-        }
-        let ingredients = self
-            .ingredients
-            .checkpoints()
-            .iter()
-            .enumerate()
-            .map(|(index, checkpoint)| {
-                let digest = found.map_or(placeholder, |(outcome, _)| outcome.ingredients[index]);
-                IngredientRecord::new(
-                    checkpoint,
-                    digest,
-                    self.files.get(index).cloned().unwrap_or_default(),
-                )
-            })
-            .collect();
-        let mask_file = match found {
-            Some((outcome, _)) => outcome.mask_file,
-            None => self.ingredients.mask_file().map(|_| placeholder),
-        };
-        let numel = self
-            .ingredients
-            .parameters()
-            .iter()
-            .map(|parameter| parameter.shape.numel())
-            .sum();
-        let pooled = averages_statistics(self.plan, self.ingredients);
-        Certificate::new(
-            SoupRecord::new(
-                self.options,
-                found.map_or(placeholder, |(_, proof)| proof.digest()),
-                ingredients,
-            ),
-            RecordedOptions::new(self.options, mask_file, pooled),
-            checkpoint_digest(content.into_iter()),
-            found.map_or((numel, numel), |(_, proof)| proof.totals()),
-            tensors,
-        )
-    }
 }

@@ -13,16 +13,16 @@ use crate::kernel::Normalization;
 use crate::kernel::Weights;
 use crate::merge::MergeError;
 use crate::merge::certificate::Certificate;
-use crate::merge::execute::Comparison;
 use crate::merge::execute::Job;
 use crate::merge::execute::Observer;
-use crate::merge::execute::Sink;
 use crate::merge::ledger::checkpoint_digest;
 use crate::merge::options::MergeOptions;
 use crate::merge::plan::MergePlan;
 use crate::merge::run::prove;
 use crate::merge::run::recertify;
 use crate::merge::run::resolved_plan;
+use crate::merge::sink::Comparison;
+use crate::merge::sink::Sink;
 use crate::tensor::Digest;
 use crate::tensor::Shape;
 
@@ -140,9 +140,7 @@ pub fn recompute(
         Ingredients::join(checkpoints, mask_file, dtypes, |name| options.selects(name))?;
     let plan = match resolved_plan(&ingredients, &options, observer) {
         Err(MergeError::WeightCount { .. }) => return unfit("the number of weights"),
-        Err(MergeError::UnusedPattern { .. } | MergeError::OutputDtype { .. }) => {
-            return unfit("an option");
-        }
+        Err(MergeError::UnusedPattern { .. }) => return unfit("a pattern"),
         plan => plan?,
     };
     let expected: BTreeMap<&str, &TensorInfo> = plan
@@ -212,19 +210,15 @@ pub fn recompute(
 
 /// What a certificate says of a soup's tensors and is not so.
 fn false_records(certificate: &Certificate, found: &Certificate) -> Vec<Difference> {
-    let mut differences: Vec<Difference> = found
-        .tensors
-        .iter()
-        .filter(|(name, record)| certificate.tensors.get(*name) != Some(record))
-        .map(|(name, _)| Difference::Record {
-            tensor: name.clone(),
-        })
-        .collect();
+    let names = found.tensors.keys();
     let stray = certificate.tensors.keys();
     let stray = stray.filter(|name| !found.tensors.contains_key(*name));
-    differences.extend(stray.map(|name| Difference::Record {
-        tensor: name.clone(),
-    }));
+    let mut differences: Vec<Difference> = names
+        .chain(stray)
+        .filter(|name| certificate.tensors.get(*name) != found.tensors.get(*name))
+        .cloned()
+        .map(|tensor| Difference::Record { tensor })
+        .collect();
     if certificate.content != found.content {
         differences.push(Difference::Certificate {
             what: "the digest of the content",

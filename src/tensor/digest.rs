@@ -85,6 +85,22 @@ impl fmt::Debug for Digester {
     }
 }
 
+/// Digests of consecutive parts, and the digest of them all.
+#[derive(Clone, Debug, Default)]
+pub struct DigestList(Vec<u8>);
+
+impl DigestList {
+    /// Continues with the 16 little-endian bytes of a digest.
+    pub fn push(&mut self, digest: Digest) {
+        self.0.extend(digest.0.to_le_bytes());
+    }
+
+    /// Digest of the digests.
+    pub fn finish(&self) -> Digest {
+        Digest::of(&self.0)
+    }
+}
+
 /// Most elements of a tile.
 pub const TILE_ELEMENTS: u64 = 1 << 16;
 

@@ -16,11 +16,11 @@ use rustix::fs::FlockOperation;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use twox_hash::XxHash3_128;
 
 use crate::format::replace::FileKind;
 use crate::format::replace::parent::Parent;
 use crate::format::replace::target::kind;
+use crate::tensor::Digest;
 
 /// How often to try another name, when a name is taken or swept away at once.
 const ATTEMPTS: usize = 100;
@@ -180,8 +180,8 @@ fn remove_if_unowned(parent: &Parent, name: &OsStr) {
 fn prefix(output: &OsStr) -> String {
     // The lower half serves as well as any 64 bits: a collision costs nothing,
     // because what is in use is locked.
-    let hash = XxHash3_128::oneshot(output.as_bytes()) as u64;
-    format!(".sms-merge-{hash:016x}-")
+    let digest = Digest::of(output.as_bytes()).to_string();
+    format!(".sms-merge-{}-", &digest[digest.len() / 2..])
 }
 
 /// Tries names until `take` does not find one in use.

@@ -1,6 +1,7 @@
 //! The writer's side: names, element types and shapes walk in, the place of
 //! every tensor and the bytes of the header walk out.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
@@ -34,12 +35,12 @@ pub struct Entry {
     pub shape: Shape,
 }
 
-/// Sorts into the order of the crate's `serialize`: the later [`Dtype`] first,
-/// which is the wider one first, then by name.
+/// The order of the crate's `serialize`: the later [`Dtype`] first, which is the
+/// wider one first, then by name.
 ///
 /// Source: `prepare` of safetensors 0.8.0.
-pub fn natural_order(entries: &mut [Entry]) {
-    entries.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
+pub fn natural_cmp(a: &Entry, b: &Entry) -> Ordering {
+    b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name))
 }
 
 /// Why tensors cannot be written into one file.
@@ -112,7 +113,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The layout of the entries in their order; see [`natural_order`].
+    /// The layout of the entries in their order; see [`natural_cmp`].
     ///
     /// # Errors
     /// [`LayoutError`] if a name is reserved or appears twice, or if the
@@ -397,7 +398,7 @@ mod tests {
                 .filter(|entry| entry.name != METADATA_KEY)
                 .filter(|entry| entry.dtype.byte_len(entry.shape.numel()).is_some())
                 .collect();
-            natural_order(&mut entries);
+            entries.sort_by(natural_cmp);
             entries
         })
     }

@@ -1,0 +1,158 @@
+//! What can be wrong between checkpoints that are to be ingredients.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::tensor::Dtype;
+use crate::tensor::Printable;
+use crate::tensor::Shape;
+
+/// What one checkpoint has and another has not, or has otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// Only the first has the tensor.
+    OnlyFirst(String),
+    /// Only the other has the tensor.
+    OnlyOther(String),
+    /// The shapes differ.
+    Shape(String, Shape, Shape),
+    /// The element types differ.
+    Dtype(String, Dtype, Dtype),
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OnlyFirst(name) => write!(f, "only the first has `{}`", Printable(name)),
+            Self::OnlyOther(name) => write!(f, "only the second has `{}`", Printable(name)),
+            Self::Shape(name, first, other) => {
+                write!(
+                    f,
+                    "`{}` has shape {first} in the first and {other} in the second",
+                    Printable(name)
+                )
+            }
+            Self::Dtype(name, first, other) => {
+                write!(
+                    f,
+                    "`{}` is {first} in the first and {other} in the second",
+                    Printable(name)
+                )
+            }
+        }
+    }
+}
+
+/// Why checkpoints are no ingredients of one soup.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum IngredientsError {
+    /// There is no checkpoint.
+    #[error("there is no checkpoint to read")]
+    None,
+    /// Tensors differ in name, shape or element type.
+    #[error(
+        "`{}` and `{}` do not hold the same tensors: {}{}{}",
+        first.display(), other.display(), differences[0],
+        more(differences.len()), hint.as_deref().map(|hint| format!("; {hint}")).unwrap_or_default()
+    )]
+    Different {
+        /// The first checkpoint.
+        first: PathBuf,
+        /// The one that differs from it.
+        other: PathBuf,
+        /// All differences, in order of name; at least one.
+        differences: Vec<Difference>,
+        /// What to do next, if there is something to do.
+        hint: Option<String>,
+    },
+    /// A stored mask does not have the shape of its values.
+    #[error(
+        "mask `{}` in `{}` has shape {found}, expected {expected} as `{}` has",
+        Printable(mask), path.display(), Printable(tensor)
+    )]
+    MaskShape {
+        /// The checkpoint or mask file.
+        path: PathBuf,
+        /// The mask tensor.
+        mask: String,
+        /// The tensor that it masks.
+        tensor: String,
+        /// The tensor's shape.
+        expected: Shape,
+        /// The mask's shape.
+        found: Shape,
+    },
+    /// A stored mask has an element type that masks do not have.
+    #[error(
+        "mask `{}` in `{}` is {found}; masks are BOOL, an integer type of 8 bits or more, or F16, BF16, F32, F64",
+        Printable(mask), path.display()
+    )]
+    MaskDtype {
+        /// The checkpoint or mask file.
+        path: PathBuf,
+        /// The mask tensor.
+        mask: String,
+        /// Its element type.
+        found: Dtype,
+    },
+    /// A checkpoint stores a parameter twice, in two conventions.
+    #[error(
+        "`{}` stores `{}` twice: plainly and as a pair `_orig`, `_mask`; remove one of them",
+        path.display(), Printable(tensor)
+    )]
+    StoredTwice {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The parameter.
+        tensor: String,
+    },
+    /// A mask file has a mask for a tensor that does not exist.
+    #[error("mask file `{}` has a mask for `{}`, which the ingredients do not have", path.display(), Printable(tensor))]
+    StrayMask {
+        /// The mask file.
+        path: PathBuf,
+        /// The tensor it names.
+        tensor: String,
+    },
+    /// A mask file has a mask for a tensor whose type is not averaged.
+    #[error(
+        "mask file `{}` has a mask for `{}`, which is {found}; only F16, BF16, F32 and F64 tensors are pruned",
+        path.display(), Printable(tensor)
+    )]
+    MaskedDtype {
+        /// The mask file.
+        path: PathBuf,
+        /// The tensor it names.
+        tensor: String,
+        /// The tensor's element type.
+        found: Dtype,
+    },
+    /// A checkpoint stores a mask in a way that is not understood.
+    #[error(
+        "`{}` holds `{}`, {what}: the weights that it masks would be taken for dense; have its library apply \
+         its masks to the weights and save them again, or `--exclude` it",
+        path.display(), Printable(tensor)
+    )]
+    UnknownMask {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor that is a mask.
+        tensor: String,
+        /// What it is.
+        what: &'static str,
+    },
+    /// No tensor is left to merge.
+    #[error("no tensor is left to merge; look at `--include` and `--exclude`")]
+    Nothing,
+}
+
+fn more(n: usize) -> String {
+    if n > 1 {
+        format!(" (and {} more)", n - 1)
+    } else {
+        String::new()
+    }
+}

@@ -1,0 +1,192 @@
+//! The values of a tile: averaged, pooled, or found identical.
+
+use crate::kernel::Backend;
+use crate::kernel::Counts;
+use crate::kernel::Gram;
+use crate::kernel::Input;
+use crate::kernel::PIECE;
+use crate::kernel::cpu::Workspace;
+use crate::kernel::first_difference;
+use crate::kernel::pooled_variance;
+use crate::kernel::value_at;
+use crate::merge::MergeError;
+use crate::merge::plan::is_statistic;
+use crate::merge::tile::Tile;
+use crate::tensor::Arithmetic;
+
+impl Tile<'_> {
+    pub(super) fn average(
+        &self,
+        workspace: &mut Workspace,
+        out: &mut [u8],
+        mask: Option<&[u64]>,
+    ) -> Result<(Counts, Option<Gram>), MergeError> {
+        let measures = self.job.options.distances && !is_statistic(&self.parameter.name);
+        let mut gram = measures.then(|| Gram::zero(self.bytes.values.len()));
+        let mut counts = Counts::default();
+        let width = (self.planned.slot.dtype.bits() / 8) as usize;
+        for (index, out_piece) in out.chunks_mut(PIECE * width).enumerate() {
+            let (begin, n_elements) = (index * PIECE, out_piece.len() / width);
+            let inputs: Vec<Input<'_>> = self
+                .bytes
+                .values
+                .iter()
+                .enumerate()
+                .map(|(i, bytes)| Input {
+                    bytes: self.piece(bytes, begin, n_elements),
+                    dtype: self.stored(i).dtype,
+                })
+                .collect();
+            let mask = mask.map(|mask| &mask[begin / 64..(begin + n_elements).div_ceil(64)]);
+            let dtype = self.planned.slot.dtype;
+            let weights = &self.job.options.weights;
+            let found = self.job.backend.combine(
+                workspace,
+                out_piece,
+                dtype,
+                &inputs,
+                weights,
+                mask,
+                gram.as_mut(),
+            )?;
+            if found.non_finite > 0 && !self.job.options.allow_non_finite {
+                return Err(self.non_finite(out_piece, &inputs, mask, begin as u64));
+            }
+            counts.retained_zeros += found.retained_zeros;
+            counts.non_finite += found.non_finite;
+        }
+        Ok((counts, gram))
+    }
+
+    /// The error for the first element of a piece that is not finite.
+    fn non_finite(
+        &self,
+        out: &[u8],
+        inputs: &[Input<'_>],
+        mask: Option<&[u64]>,
+        begin: u64,
+    ) -> MergeError {
+        let result = Input {
+            bytes: out,
+            dtype: self.planned.slot.dtype,
+        };
+        let n_elements = out.len() / (result.dtype.bits() / 8) as usize;
+        let is_retained = |j: usize| mask.is_none_or(|mask| mask[j / 64] >> (j % 64) & 1 == 1);
+        let j = (0..n_elements)
+            .find(|&j| is_retained(j) && !value_at(result, j).is_finite())
+            .unwrap_or(0);
+        let culprit = inputs
+            .iter()
+            .position(|&input| !value_at(input, j).is_finite());
+        let checkpoints = self.job.ingredients.checkpoints();
+        MergeError::NonFinite {
+            path: culprit.map(|ingredient| checkpoints[ingredient].path().to_owned()),
+            tensor: self.parameter.name.clone(),
+            index: self.range.begin + begin + j as u64,
+            value: culprit.map_or(value_at(result, j), |ingredient| {
+                value_at(inputs[ingredient], j)
+            }),
+        }
+    }
+
+    pub(super) fn pool_variances(&self, mean: usize, out: &mut [u8]) -> Result<(), MergeError> {
+        let ingredients = self.job.ingredients;
+        let means_parameter = &ingredients.parameters()[mean];
+        let mut scratch = vec![Vec::new(); ingredients.count()];
+        let means = ingredients
+            .checkpoints()
+            .iter()
+            .zip(&mut scratch)
+            .enumerate()
+            .map(|(i, (checkpoint, scratch))| {
+                let stored = ingredients.value(means_parameter, i);
+                let bytes = checkpoint.read(stored, self.range.begin, self.range.count, scratch)?;
+                Ok(Input {
+                    bytes,
+                    dtype: stored.dtype,
+                })
+            })
+            .collect::<Result<Vec<_>, MergeError>>()?;
+        let variances: Vec<Input<'_>> = self
+            .bytes
+            .values
+            .iter()
+            .enumerate()
+            .map(|(i, bytes)| Input {
+                bytes,
+                dtype: self.stored(i).dtype,
+            })
+            .collect();
+        let dtype = self.planned.slot.dtype;
+        let width = (dtype.bits() / 8) as usize;
+        for (index, out_piece) in out.chunks_mut(PIECE * width).enumerate() {
+            let (begin, n_elements) = (index * PIECE, out_piece.len() / width);
+            let variances: Vec<Input<'_>> = variances
+                .iter()
+                .map(|&input| input_piece(input, begin, n_elements))
+                .collect();
+            let means: Vec<Input<'_>> = means
+                .iter()
+                .map(|&input| input_piece(input, begin, n_elements))
+                .collect();
+            pooled_variance(
+                out_piece,
+                dtype,
+                &variances,
+                &means,
+                &self.job.options.weights,
+            )?;
+            let result = Input {
+                bytes: out_piece,
+                dtype,
+            };
+            let bad = (0..n_elements).any(|j| !value_at(result, j).is_finite());
+            if bad && !self.job.options.allow_non_finite {
+                return Err(self.non_finite(out_piece, &variances, None, begin as u64));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses elements that are not averaged and differ.
+    pub(super) fn refuse_differences(&self) -> Result<(), MergeError> {
+        let checkpoints = self.job.ingredients.checkpoints();
+        let dtype = self.planned.slot.dtype;
+        for (other, bytes) in self.bytes.values.iter().enumerate().skip(1) {
+            let Some(index) = first_difference(self.bytes.values[0], bytes, dtype.bits()) else {
+                continue;
+            };
+            let tensor = self.parameter.name.clone();
+            let (first, other) = (
+                checkpoints[0].path().to_owned(),
+                checkpoints[other].path().to_owned(),
+            );
+            let index = self.range.begin + index;
+            return Err(match dtype.arithmetic() {
+                Arithmetic::Integer => MergeError::IntegerMismatch {
+                    tensor,
+                    dtype,
+                    first,
+                    other,
+                    index,
+                },
+                _ => MergeError::OpaqueMismatch {
+                    tensor,
+                    dtype,
+                    first,
+                    other,
+                    index,
+                },
+            });
+        }
+        Ok(())
+    }
+}
+
+fn input_piece(input: Input<'_>, begin: usize, n_elements: usize) -> Input<'_> {
+    let width = (input.dtype.bits() / 8) as usize;
+    Input {
+        bytes: &input.bytes[begin * width..(begin + n_elements) * width],
+        dtype: input.dtype,
+    }
+}

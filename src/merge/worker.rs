@@ -1,0 +1,169 @@
+//! One thread of a pass: works through runs of tiles, and lets go of what it has read.
+
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::StoredTensor;
+use crate::checkpoint::map::SourceError;
+use crate::merge::MergeError;
+use crate::merge::execute::Job;
+use crate::merge::execute::Observer;
+use crate::merge::ledger::Unit;
+use crate::merge::plan::PlannedTensor;
+use crate::merge::plan::Slot;
+use crate::merge::sink::Run;
+use crate::merge::sink::Sink;
+use crate::merge::tile::Scratch;
+use crate::merge::tile::TileOutcome;
+use crate::merge::tile::TileRange;
+
+/// Resident bytes of mapped inputs, all workers together, after which pages that
+/// have been used are let go. Letting go interrupts every core, so not too often.
+const RESIDENT_BYTES: u64 = 256 << 20;
+
+/// Bytes of a file that have been used.
+struct Used<'a> {
+    checkpoint: &'a Checkpoint,
+    shard: usize,
+    begin: u64,
+    end: u64,
+}
+
+pub(super) struct Worker<'a> {
+    job: &'a Job<'a>,
+    scratch: Scratch,
+    values: Run,
+    masks: Run,
+    /// What the current unit has read.
+    used: Vec<Used<'a>>,
+    /// What earlier units have read and still keep resident.
+    resident: Vec<Used<'a>>,
+    resident_bytes: u64,
+    compared: Vec<u8>,
+}
+
+impl<'a> Worker<'a> {
+    pub(super) fn new(job: &'a Job<'a>) -> Self {
+        Self {
+            scratch: Scratch::new(&job.backend, job.ingredients.count()),
+            values: Run::default(),
+            masks: Run::default(),
+            used: Vec::new(),
+            resident: Vec::new(),
+            resident_bytes: 0,
+            compared: Vec::new(),
+            job,
+        }
+    }
+
+    pub(super) fn work(
+        &mut self,
+        tiles: &[(usize, TileRange, bool)],
+        observer: Observer<'_>,
+    ) -> Result<Unit, MergeError> {
+        let mut found = Unit::with_capacity(tiles.len());
+        let done: Result<(), MergeError> =
+            tiles.iter().try_for_each(|&(tensor, range, is_last)| {
+                let outcome = self.tile(&self.job.plan.tensors[tensor], range)?;
+                found.push((tensor, is_last, outcome));
+                Ok(())
+            });
+        // What was computed from a file that has become shorter is an accident:
+        // the fault comes before any error that it may have caused.
+        self.check_used()?;
+        done?;
+        self.values.flush(&self.job.sink)?;
+        self.masks.flush(&self.job.sink)?;
+        (observer.advance)(self.retire());
+        Ok(found)
+    }
+
+    fn tile(
+        &mut self,
+        planned: &'a PlannedTensor,
+        range: TileRange,
+    ) -> Result<TileOutcome, MergeError> {
+        let job = self.job;
+        self.note_used(planned, range);
+        let place = |slot: &Slot| {
+            let bits = slot.dtype.bits();
+            (
+                slot.offset + range.begin * bits / 8,
+                (range.count * bits / 8) as usize,
+            )
+        };
+        let (offset, len) = place(&planned.slot);
+        let out = self.values.reserve(&planned.slot, offset, len, &job.sink)?;
+        let mask_out = match &planned.mask_slot {
+            Some(slot) => {
+                let (offset, len) = place(slot);
+                self.masks.reserve(slot, offset, len, &job.sink)?
+            }
+            None => &mut [],
+        };
+        let outcome = job.process_tile(planned, range, &mut self.scratch, out, mask_out)?;
+        if let Sink::Compare(comparison) = &job.sink {
+            comparison.compare(&planned.slot, range, out, &mut self.compared)?;
+            if let Some(slot) = &planned.mask_slot {
+                comparison.compare(slot, range, mask_out, &mut self.compared)?;
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn note_used(&mut self, planned: &PlannedTensor, range: TileRange) {
+        let ingredients = self.job.ingredients;
+        let parameter = &ingredients.parameters()[planned.parameter];
+        for (ingredient, checkpoint) in ingredients.checkpoints().iter().enumerate() {
+            self.note(checkpoint, ingredients.value(parameter, ingredient), range);
+            if let Some(mask) = ingredients.stored_mask(parameter, ingredient) {
+                self.note(checkpoint, mask, range);
+            }
+        }
+        if let (Some(mask_file), Some(mask)) =
+            (ingredients.mask_file(), ingredients.given_mask(parameter))
+        {
+            self.note(mask_file, mask, range);
+        }
+    }
+
+    fn note(&mut self, checkpoint: &'a Checkpoint, tensor: &StoredTensor, range: TileRange) {
+        let bits = tensor.dtype.bits();
+        let begin = tensor.offset + range.begin * bits / 8;
+        let end = begin + range.count * bits / 8;
+        let adjoining = self.used.iter_mut().find(|used| {
+            std::ptr::eq(used.checkpoint, checkpoint)
+                && used.shard == tensor.shard
+                && used.end == begin
+        });
+        match adjoining {
+            Some(used) => used.end = end,
+            None => self.used.push(Used {
+                checkpoint,
+                shard: tensor.shard,
+                begin,
+                end,
+            }),
+        }
+    }
+
+    fn check_used(&self) -> Result<(), SourceError> {
+        self.used
+            .iter()
+            .try_for_each(|used| used.checkpoint.shards()[used.shard].source().check_fault())
+    }
+
+    /// Ends a unit: lets go of used pages if they are many, and returns the unit's bytes.
+    fn retire(&mut self) -> u64 {
+        let bytes = self.used.iter().map(|used| used.end - used.begin).sum();
+        self.resident.append(&mut self.used);
+        self.resident_bytes += bytes;
+        if self.resident_bytes > RESIDENT_BYTES / self.job.plan.threads as u64 {
+            for used in self.resident.drain(..) {
+                used.checkpoint.shards()[used.shard]
+                    .source()
+                    .release(used.begin, used.end - used.begin);
+            }
+            self.resident_bytes = 0;
+        }
+        bytes
+    }
+}
