@@ -2,6 +2,7 @@
 //! byte is read.
 
 mod convention;
+mod directory;
 mod error;
 mod ingredients;
 pub mod map;
@@ -12,6 +13,8 @@ use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 
+use crate::checkpoint::directory::find_in_directory;
+use crate::checkpoint::directory::has_suffix;
 use crate::checkpoint::map::Access;
 use crate::checkpoint::map::ByteSource;
 use crate::checkpoint::map::FileIdentity;
@@ -40,7 +43,6 @@ pub use ingredients::Source;
 pub const INDEX_NAME: &str = "model.safetensors.index.json";
 /// Name that readers look for when given a directory without an index.
 pub const SINGLE_NAME: &str = "model.safetensors";
-const INDEX_SUFFIX: &str = ".safetensors.index.json";
 /// Largest shard index that is read: 100,000 tensors take about 10 MB.
 const INDEX_LIMIT: u64 = 256 << 20;
 
@@ -348,53 +350,6 @@ fn read_index(path: &Path) -> Result<shard_index::ShardIndex, CheckpointError> {
         path: path.to_owned(),
         source,
     })
-}
-
-fn find_in_directory(directory: &Path) -> Result<PathBuf, CheckpointError> {
-    let list_error = |source| CheckpointError::List {
-        path: directory.to_owned(),
-        source,
-    };
-    let mut indices = Vec::new();
-    let mut files = Vec::new();
-    for entry in fs::read_dir(directory).map_err(list_error)? {
-        let path = entry.map_err(list_error)?.path();
-        if has_suffix(&path, INDEX_SUFFIX) {
-            indices.push(path);
-        } else if has_suffix(&path, ".safetensors") {
-            files.push(path);
-        }
-    }
-    for (mut candidates, preferred) in [(indices, INDEX_NAME), (files, SINGLE_NAME)] {
-        candidates.sort();
-        if let Some(found) = candidates
-            .iter()
-            .find(|path| path.file_name() == Some(preferred.as_ref()))
-        {
-            return Ok(found.clone());
-        }
-        match candidates.as_slice() {
-            [] => {}
-            [only] => return Ok(only.clone()),
-            several => {
-                return Err(CheckpointError::AmbiguousDirectory {
-                    path: directory.to_owned(),
-                    found: several
-                        .iter()
-                        .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
-                        .collect(),
-                });
-            }
-        }
-    }
-    Err(CheckpointError::EmptyDirectory {
-        path: directory.to_owned(),
-    })
-}
-
-fn has_suffix(path: &Path, suffix: &str) -> bool {
-    path.file_name()
-        .is_some_and(|name| name.as_encoded_bytes().ends_with(suffix.as_bytes()))
 }
 
 #[cfg(test)]

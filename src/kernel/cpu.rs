@@ -197,8 +197,7 @@ fn narrow_all<E: Element<Bytes = [u8; N]>, const N: usize>(
         *element = E::narrow(mean);
         let stored = E::widen(*element);
         zeros += u32::from(stored == 0.0);
-        // Only for NaN and the infinities is the difference not zero.
-        non_finite += u32::from(stored - stored != 0.0);
+        non_finite += u32::from(!stored.is_finite());
     }
     Counts {
         retained_zeros: zeros.into(),
