@@ -7,6 +7,7 @@ use crate::checkpoint::Convention;
 use crate::checkpoint::IngredientsError;
 use crate::checkpoint::Source;
 use crate::checkpoint::ingredients::check_mask;
+use crate::tensor::Arithmetic;
 
 /// The parameters of one checkpoint, sorted by name.
 pub(super) struct Located<'a>(Vec<(Cow<'a, str>, Source)>);
@@ -47,6 +48,25 @@ impl<'a> Located<'a> {
         }
         Ok(Self(located))
     }
+
+    /// Refuses tensors that look like masks and were not taken together with values.
+    pub(super) fn refuse_unknown_masks(
+        &self,
+        checkpoint: &Checkpoint,
+    ) -> Result<(), IngredientsError> {
+        let unknown = self.names().find_map(|name| {
+            let what = unknown_mask(name).filter(|_| !is_copied(name, checkpoint))?;
+            Some((name.to_owned(), what))
+        });
+        match unknown {
+            None => Ok(()),
+            Some((tensor, what)) => Err(IngredientsError::UnknownMask {
+                path: checkpoint.path().to_owned(),
+                tensor,
+                what,
+            }),
+        }
+    }
 }
 
 fn locate(checkpoint: &Checkpoint) -> Result<Vec<(Cow<'_, str>, Source)>, IngredientsError> {
@@ -60,6 +80,10 @@ fn locate(checkpoint: &Checkpoint) -> Result<Vec<(Cow<'_, str>, Source)>, Ingred
         let Some(value) = checkpoint.find(&value_name) else {
             continue;
         };
+        if tensors[value].dtype.arithmetic() != Arithmetic::Average {
+            // What is only copied is copied with its mask.
+            continue;
+        }
         check_mask(checkpoint, tensor, &tensors[value])?;
         (used[mask], used[value]) = (true, true);
         let source = Source {
@@ -80,6 +104,27 @@ fn locate(checkpoint: &Checkpoint) -> Result<Vec<(Cow<'_, str>, Source)>, Ingred
         }
     }
     Ok(located)
+}
+
+/// What a tensor called `name` is, if it looks like the mask of other tensors.
+fn unknown_mask(name: &str) -> Option<&'static str> {
+    if name.ends_with("_binary_filter_pruning_mask") {
+        Some("a mask of whole filters (NNCF)")
+    } else if name.contains("__nncf_hooks.post_hooks.") && name.ends_with(".mask") {
+        Some("the scores that a mask is made of (NNCF, regularisation-based)")
+    } else if name.ends_with("._binary_mask") || name.ends_with(".binary_mask") {
+        Some("a mask (NNCF) whose weights were not found")
+    } else if name == "_weight_mask" || name.ends_with("._weight_mask") {
+        Some("a mask (ModelOpt) whose weights were not found")
+    } else {
+        None
+    }
+}
+
+/// Whether a mask called `name` belongs to a tensor that is copied, as it is itself.
+fn is_copied(name: &str, checkpoint: &Checkpoint) -> bool {
+    let value = masked_by(name, checkpoint).and_then(|(_, value, _)| checkpoint.find(&value));
+    value.is_some_and(|value| checkpoint.tensors()[value].dtype.arithmetic() != Arithmetic::Average)
 }
 
 /// The parameter, and the tensor of its values, that a tensor called `name` would mask.
@@ -103,7 +148,8 @@ fn masked_by(name: &str, checkpoint: &Checkpoint) -> Option<(String, String, Con
 
 /// The tensor that an NNCF mask buffer belongs to.
 ///
-/// NNCF 2: `M.pre_ops.0.op._binary_mask` masks `M.weight`. NNCF 3:
+/// NNCF 2: `M.pre_ops.0.op._binary_mask` masks `M.weight`; with movement sparsity,
+/// `M.pre_ops.0.op.bias_ctx._binary_mask` masks `M.bias`. NNCF 3:
 /// `__nncf_hooks.post_hooks.block:0:weight__0.0.binary_mask` masks the output of port 0
 /// of the node `block.0.weight`.
 fn nncf_weight(name: &str) -> Option<String> {
@@ -111,7 +157,12 @@ fn nncf_weight(name: &str) -> Option<String> {
     if let Some(operation) = name.strip_suffix("._binary_mask") {
         let (module, operation) = operation.rsplit_once(".pre_ops.")?;
         let (number, rest) = operation.split_once('.')?;
-        return (is_number(number) && rest == "op").then(|| format!("{module}.weight"));
+        let parameter = match rest {
+            "op" | "op.weight_ctx" => "weight",
+            "op.bias_ctx" => "bias",
+            _ => return None,
+        };
+        return is_number(number).then(|| format!("{module}.{parameter}"));
     }
     let hook = name.strip_suffix(".binary_mask")?;
     let (prefix, hook) = hook.split_once("__nncf_hooks.post_hooks.")?;

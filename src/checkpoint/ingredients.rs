@@ -6,6 +6,7 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::StoredTensor;
 use crate::checkpoint::convention::Located;
 use crate::tensor::Arithmetic;
+use crate::tensor::Dtype;
 use crate::tensor::Shape;
 
 pub use error::Difference;
@@ -82,7 +83,12 @@ impl Ingredients {
     ) -> Result<Self, IngredientsError> {
         let mut resolved = Vec::with_capacity(checkpoints.len());
         for checkpoint in &checkpoints {
-            resolved.push(Located::new(checkpoint, &select)?);
+            let located = Located::new(checkpoint, &select)?;
+            // One checkpoint alone is only looked at.
+            if checkpoints.len() > 1 {
+                located.refuse_unknown_masks(checkpoint)?;
+            }
+            resolved.push(located);
         }
         for (checkpoint, logical) in checkpoints.iter().zip(&resolved).skip(1) {
             refuse_differences(
@@ -112,7 +118,7 @@ impl Ingredients {
         }
         drop(others);
         if let Some(mask_file) = &mask_file {
-            assign_masks(&mut parameters, mask_file, &select)?;
+            assign_masks(&mut parameters, &checkpoints[0], mask_file, &select)?;
         }
         Ok(Self {
             checkpoints,
@@ -186,6 +192,7 @@ pub(super) fn check_mask(
 
 fn assign_masks(
     parameters: &mut [Parameter],
+    first: &Checkpoint,
     mask_file: &Checkpoint,
     select: &impl Fn(&str) -> bool,
 ) -> Result<(), IngredientsError> {
@@ -204,6 +211,14 @@ fn assign_masks(
             continue;
         };
         let parameter = &mut parameters[at];
+        let value = &first.tensors()[parameter.sources[0].value];
+        if value.dtype.arithmetic() != Arithmetic::Average {
+            return Err(IngredientsError::MaskedDtype {
+                path: mask_file.path().to_owned(),
+                tensor: parameter.name.clone(),
+                found: value.dtype,
+            });
+        }
         let expected = StoredTensor {
             name: parameter.name.clone(),
             shape: parameter.shape.clone(),
@@ -265,9 +280,17 @@ fn refuse_differences(
 
 /// What would make two checkpoints agree, if it is one of the usual things.
 fn hint(differences: &[Difference], first: &Located<'_>, other: &Located<'_>) -> Option<String> {
-    let is_dtype = |difference: &Difference| matches!(difference, Difference::Dtype(..));
-    if differences.iter().all(is_dtype) {
+    let is_averaged = |dtype: Dtype| dtype.arithmetic() == Arithmetic::Average;
+    let is_convertible = |difference: &Difference| match difference {
+        Difference::Dtype(_, first, other) => is_averaged(*first) && is_averaged(*other),
+        _ => false,
+    };
+    if differences.iter().all(is_convertible) {
         return Some("`--dtype` merges different floating types into one".to_owned());
+    }
+    let is_dtype = |difference: &Difference| matches!(difference, Difference::Dtype(..));
+    if differences.iter().any(is_dtype) {
+        return Some("only F16, BF16, F32 and F64 are converted: save both in one type".to_owned());
     }
     for prefix in ["module.", "model.", "_orig_mod."] {
         let strips = |long: &Located<'_>, short: &Located<'_>| {

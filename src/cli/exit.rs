@@ -257,6 +257,8 @@ fn after_ingredients(error: &IngredientsError) -> Option<String> {
         IngredientsError::MaskShape { path, .. }
         | IngredientsError::MaskDtype { path, .. }
         | IngredientsError::StoredTwice { path, .. }
+        | IngredientsError::MaskedDtype { path, .. }
+        | IngredientsError::UnknownMask { path, .. }
         | IngredientsError::StrayMask { path, .. } => {
             Some(format!("sms-merge inspect {}", quoted(path)))
         }

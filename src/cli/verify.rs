@@ -143,6 +143,7 @@ impl DifferenceObject {
             Difference::Extra { tensor } => ("extra", Some(tensor)),
             Difference::Content { tensor } => ("content", Some(tensor)),
             Difference::Mask { tensor, .. } => ("mask", Some(tensor)),
+            Difference::Record { tensor } => ("record", Some(tensor)),
             Difference::Ingredient { .. } => ("ingredient", None),
             Difference::IngredientCount { .. } => ("ingredient-count", None),
             Difference::MaskFile => ("mask-file", None),
@@ -202,6 +203,10 @@ fn sentence(difference: &Difference) -> String {
             Printable(tensor),
             count(*found),
             count(*expected)
+        ),
+        Difference::Record { tensor } => format!(
+            "the certificate's record of `{}` is not what the ingredients give",
+            Printable(tensor)
         ),
         Difference::Certificate { what } => {
             format!("{what} in the certificate does not fit the rest of it")

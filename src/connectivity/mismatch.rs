@@ -88,7 +88,7 @@ impl TensorMask {
         let broken_pattern =
             pattern.filter(|_| is_pruned && tally.disagreements > 0 && resolved != pattern);
         let bound = DRIFT_TOLERANCE * tally.retained_by_any as f64;
-        let is_tolerated = expectation != Expectation::Explicit
+        let is_tolerated = tally.disputed_by_explicit == 0
             && !rules.strict
             && broken_pattern.is_none()
             && tally.disagreements as f64 <= bound;

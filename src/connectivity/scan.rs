@@ -17,11 +17,22 @@ pub struct PieceMasks<'a> {
     pub n_words: usize,
     /// Voting weight of each participant; a mask file has none.
     pub votes: &'a [f64],
+    /// Whether each participant's mask is stored or given, rather than read from
+    /// zeros.
+    pub is_explicit: &'a [bool],
 }
 
 impl<'a> PieceMasks<'a> {
     fn participant(&self, index: usize) -> &'a [u64] {
         &self.words[index * self.n_words..][..self.n_words]
+    }
+
+    /// Elements of a word that all stored and given masks retain.
+    fn retained_by_explicit(&self, word: usize) -> u64 {
+        let bits = self.words.iter().skip(word).step_by(self.n_words);
+        bits.zip(self.is_explicit)
+            .filter(|(_, is_explicit)| **is_explicit)
+            .fold(u64::MAX, |all, (bits, _)| all & bits)
     }
 
     /// The one mask that the participants have, or that `resolution` makes of theirs.
@@ -57,6 +68,8 @@ pub struct MaskTally {
     pub retained_by_any: u64,
     /// Elements that some participants retain and others do not.
     pub disagreements: u64,
+    /// Those of them that a stored or given mask prunes: no accidental zeros.
+    pub disputed_by_explicit: u64,
     /// Row-major index of the first of them.
     pub first_difference: Option<u64>,
     /// Elements of the resolved mask.
@@ -78,6 +91,7 @@ impl MaskTally {
             retained_by: vec![0; n_participants].into(),
             retained_by_any: 0,
             disagreements: 0,
+            disputed_by_explicit: 0,
             first_difference: None,
             retained: 0,
             shared_in_dispute: Box::default(),
@@ -132,6 +146,10 @@ impl MaskTally {
             let dispute = any & !masks.resolve(Resolution::All, word);
             self.retained_by_any += u64::from(any.count_ones());
             self.disagreements += u64::from(dispute.count_ones());
+            if dispute != 0 {
+                let by_explicit = dispute & !masks.retained_by_explicit(word);
+                self.disputed_by_explicit += u64::from(by_explicit.count_ones());
+            }
             if dispute != 0 && self.first_difference.is_none() {
                 self.first_difference =
                     Some(start + word as u64 * 64 + u64::from(dispute.trailing_zeros()));
@@ -188,6 +206,7 @@ impl MaskTally {
         self.numel += later.numel;
         self.retained_by_any += later.retained_by_any;
         self.disagreements += later.disagreements;
+        self.disputed_by_explicit += later.disputed_by_explicit;
         self.first_difference = self.first_difference.or(later.first_difference);
         self.retained += later.retained;
         self.shared_in_peace += later.shared_in_peace;
@@ -253,6 +272,7 @@ mod tests {
             words: masks,
             n_words: 1,
             votes: &votes,
+            is_explicit: &vec![false; votes.len()],
         };
         tally.add_piece(masks, resolution, 64, 64, &mut resolved);
         (tally, resolved[0])

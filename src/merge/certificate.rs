@@ -32,6 +32,10 @@ const FORMAT_VERSION: u32 = 1;
 /// one only the digest is kept.
 const LINEAGE_LIMIT: usize = 1 << 20;
 
+/// Most generations of soups that are recorded; of older ones only the digest is
+/// kept. Each takes three levels of JSON, of which readers allow 128.
+const MOST_GENERATIONS: usize = 32;
+
 /// What a soup says about itself.
 ///
 /// In a soup of several files, each file's certificate lists that file's tensors.
@@ -301,14 +305,27 @@ impl SoupRecord {
             ingredients,
         }
     }
+
+    /// Keeps this record and so many generations of soups in all.
+    fn forget_beyond(&mut self, generations: usize) {
+        for ingredient in &mut self.ingredients {
+            match &mut ingredient.soup {
+                Some(soup) if generations > 1 => soup.forget_beyond(generations - 1),
+                soup => *soup = None,
+            }
+        }
+    }
 }
 
 impl IngredientRecord {
     /// The record of a checkpoint; what it says of its own origin is copied.
     pub(super) fn new(checkpoint: &Checkpoint, digest: Digest, files: Vec<FileDigest>) -> Self {
-        let soup = Certificate::of(checkpoint)
+        let mut soup = Certificate::of(checkpoint)
             .ok()
             .map(|certificate| Box::new(certificate.soup));
+        if let Some(soup) = &mut soup {
+            soup.forget_beyond(MOST_GENERATIONS - 1);
+        }
         let is_short = |soup: &SoupRecord| {
             serde_json::to_string(soup).is_ok_and(|text| text.len() <= LINEAGE_LIMIT)
         };

@@ -83,14 +83,20 @@ impl<'a> Job<'a> {
 
     /// Whether the soup is computed, rather than masks compared only.
     pub(super) fn writes(&self) -> bool {
-        !matches!(self.sink, Sink::None) && !self.is_doomed.load(Ordering::Relaxed)
+        match self.sink {
+            Sink::None => false,
+            Sink::Write(_) => !self.is_doomed.load(Ordering::Relaxed),
+            Sink::Compare(_) => true,
+        }
     }
 
     /// Reads everything once.
     ///
     /// # Errors
-    /// The first error in the order of the output, whichever thread met it.
+    /// The first error in the order of the output, whichever thread met it. A
+    /// mismatch of masks that is certain before that comes first.
     pub(super) fn run(&self, observer: Observer<'_>) -> Result<Outcome, MergeError> {
+        let was_doomed = self.is_doomed.load(Ordering::Relaxed);
         let cursor = Mutex::new(Cursor::default());
         let ledger = Mutex::new(Ledger::new(
             self.ingredients,
@@ -112,7 +118,7 @@ impl<'a> Job<'a> {
                 };
                 match done {
                     Ok(found) => {
-                        if lock(&ledger).enter(unit, found) {
+                        if lock(&ledger).enter(unit, found).is_some() {
                             self.is_doomed.store(true, Ordering::Relaxed);
                         }
                     }
@@ -138,12 +144,19 @@ impl<'a> Job<'a> {
             }
             work();
         });
+        let ledger = ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
         match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            // A later unit was computed before the mismatch was known: with fewer
+            // threads it would not have been. All masks are read again for the report.
+            Some((unit, error)) if ledger.is_doomed_before(unit) && !was_doomed => {
+                if matches!(error, MergeError::Source(_) | MergeError::Interrupted) {
+                    return Err(error);
+                }
+                self.is_doomed.store(true, Ordering::Relaxed);
+                self.run(observer)
+            }
             Some((_, error)) => Err(error),
-            None => Ok(ledger
-                .into_inner()
-                .unwrap_or_else(PoisonError::into_inner)
-                .finish()),
+            None => Ok(ledger.finish()),
         }
     }
 

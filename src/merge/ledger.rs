@@ -129,7 +129,8 @@ pub(super) struct Ledger<'a> {
     open: Option<OpenTensor>,
     tensors: Vec<TensorOutcome>,
     gram: Option<Gram>,
-    is_doomed: bool,
+    /// The unit that made a mismatch of masks certain.
+    doomed_by: Option<usize>,
 }
 
 impl<'a> Ledger<'a> {
@@ -143,12 +144,13 @@ impl<'a> Ledger<'a> {
             open: None,
             tensors: Vec::with_capacity(plan.tensors.len()),
             gram: None,
-            is_doomed: false,
+            doomed_by: None,
         }
     }
 
-    /// Takes a finished unit. Returns whether a mismatch of masks is certain by now.
-    pub(super) fn enter(&mut self, unit: usize, tiles: Unit) -> bool {
+    /// Takes a finished unit. Returns which unit made a mismatch of masks certain, if
+    /// one of those entered did.
+    pub(super) fn enter(&mut self, unit: usize, tiles: Unit) -> Option<usize> {
         self.early.insert(unit, tiles);
         while let Some(tiles) = self.early.remove(&self.next_unit) {
             for (tensor, is_last, tile) in tiles {
@@ -156,7 +158,12 @@ impl<'a> Ledger<'a> {
             }
             self.next_unit += 1;
         }
-        self.is_doomed
+        self.doomed_by
+    }
+
+    /// Whether the units before `unit` made a mismatch of masks certain.
+    pub(super) fn is_doomed_before(&self, unit: usize) -> bool {
+        self.doomed_by.is_some_and(|doomed_by| doomed_by < unit)
     }
 
     fn enter_tile(&mut self, index: usize, is_last: bool, tile: TileOutcome) {
@@ -170,7 +177,9 @@ impl<'a> Ledger<'a> {
             (sum @ None, gram) => *sum = gram,
             (Some(_), None) => {}
         }
-        self.is_doomed |= self.is_mismatch_certain(index);
+        if self.doomed_by.is_none() && self.is_mismatch_certain(index) {
+            self.doomed_by = Some(self.next_unit);
+        }
         if is_last && let Some(open) = self.open.take() {
             let outcome = self.close(open);
             self.tensors.push(outcome);

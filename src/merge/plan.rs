@@ -139,6 +139,20 @@ impl MergePlan {
         })
     }
 
+    /// Expects a mask, in zeros, of every dense tensor that `has_mask` names.
+    pub(crate) fn expect_masks(
+        &mut self,
+        has_mask: impl Fn(&str) -> bool,
+        ingredients: &Ingredients,
+    ) {
+        for tensor in &mut self.tensors {
+            let name = ingredients.parameters()[tensor.parameter].name.as_str();
+            if tensor.expectation == Expectation::Dense && has_mask(name) {
+                tensor.expectation = Expectation::Pruned;
+            }
+        }
+    }
+
     /// Replaces the rule by which differing mask bits become one, by name.
     pub(crate) fn resolve(
         &mut self,
@@ -193,7 +207,7 @@ fn plan_tensor(
         &parameter.shape,
         has_explicit_mask,
     );
-    let action = action(ingredients, options, parameter, stored.dtype);
+    let action = action(ingredients, options, parameter, stored.dtype, expectation);
     let is_averaged = stored.dtype.arithmetic() == Arithmetic::Average;
     let dtype = options
         .dtype
@@ -246,10 +260,14 @@ fn action(
     options: &MergeOptions,
     parameter: &Parameter,
     dtype: Dtype,
+    expectation: Expectation,
 ) -> Action {
     let (module, last) = split_name(&parameter.name);
+    // Pooling knows no mask: statistics that have one are averaged as weights are.
+    let is_pooled =
+        last == "running_var" && expectation == Expectation::Dense && options.weights.is_convex();
     match dtype.arithmetic() {
-        Arithmetic::Average if last == "running_var" && options.weights.is_convex() => {
+        Arithmetic::Average if is_pooled => {
             let mean_name = if module.is_empty() {
                 "running_mean".to_owned()
             } else {

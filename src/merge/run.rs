@@ -69,7 +69,7 @@ fn participants(ingredients: &Ingredients) -> Vec<String> {
         .collect()
 }
 
-fn prove(
+pub(super) fn prove(
     outcome: &Outcome,
     ingredients: &Ingredients,
     options: &MergeOptions,
@@ -190,6 +190,17 @@ pub fn merge(
         needs_recalibration,
         bytes_written,
     })
+}
+
+/// The certificate that a soup would get for what was found.
+pub(super) fn recertify(
+    ingredients: &Ingredients,
+    options: &MergeOptions,
+    plan: &MergePlan,
+    (outcome, proof): (&Outcome, &Connectivity),
+) -> Certificate {
+    let draft = Draft::new(ingredients, options, plan, BTreeMap::new(), Vec::new());
+    draft.certificate(outcome, proof)
 }
 
 /// Whether the soup has running statistics that no ingredient measured.

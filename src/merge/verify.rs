@@ -17,8 +17,10 @@ use crate::merge::execute::Job;
 use crate::merge::execute::Observer;
 use crate::merge::ledger::checkpoint_digest;
 use crate::merge::options::MergeOptions;
+use crate::merge::plan::MergePlan;
+use crate::merge::run::prove;
+use crate::merge::run::recertify;
 use crate::merge::run::resolved_plan;
-use crate::merge::run::scan;
 use crate::merge::sink::Comparison;
 use crate::merge::sink::Sink;
 use crate::tensor::Digest;
@@ -78,6 +80,11 @@ pub enum Difference {
         /// Non-zero elements that it has.
         found: u64,
     },
+    /// What the certificate says of a tensor is not what the ingredients give.
+    Record {
+        /// The tensor.
+        tensor: String,
+    },
     /// The certificate contradicts itself.
     Certificate {
         /// What does not fit.
@@ -115,10 +122,11 @@ pub fn recompute(
     } else {
         Normalization::AsGiven
     };
-    let mut options = MergeOptions::new(
-        record.method,
-        Weights::new(record.weights.clone(), normalization)?,
-    );
+    let unfit = |what| Ok(vec![Difference::Certificate { what }]);
+    let Ok(weights) = Weights::new(record.weights.clone(), normalization) else {
+        return unfit("the weights");
+    };
+    let mut options = MergeOptions::new(record.method, weights);
     certificate.options.restore(&mut options);
     options.threads = threads;
     options.distances = false;
@@ -130,7 +138,11 @@ pub fn recompute(
     let checkpoints = in_recorded_order(checkpoints, certificate);
     let ingredients =
         Ingredients::join(checkpoints, mask_file, dtypes, |name| options.selects(name))?;
-    let plan = resolved_plan(&ingredients, &options, observer)?;
+    let plan = match resolved_plan(&ingredients, &options, observer) {
+        Err(MergeError::WeightCount { .. }) => return unfit("the number of weights"),
+        Err(MergeError::UnusedPattern { .. }) => return unfit("a pattern"),
+        plan => plan?,
+    };
     let expected: BTreeMap<&str, &TensorInfo> = plan
         .layouts
         .iter()
@@ -188,7 +200,36 @@ pub fn recompute(
             what: "the digest of the mask",
         });
     }
+    if differences.is_empty() {
+        let proof = prove(&outcome, &ingredients, &options).map_err(MergeError::Connectivity)?;
+        let found = recertify(&ingredients, &options, &plan, (&outcome, &proof));
+        differences.extend(false_records(certificate, &found));
+    }
     Ok(differences)
+}
+
+/// What a certificate says of a soup's tensors and is not so.
+fn false_records(certificate: &Certificate, found: &Certificate) -> Vec<Difference> {
+    let names = found.tensors.keys();
+    let stray = certificate.tensors.keys();
+    let stray = stray.filter(|name| !found.tensors.contains_key(*name));
+    let mut differences: Vec<Difference> = names
+        .chain(stray)
+        .filter(|name| certificate.tensors.get(*name) != found.tensors.get(*name))
+        .cloned()
+        .map(|tensor| Difference::Record { tensor })
+        .collect();
+    if certificate.content != found.content {
+        differences.push(Difference::Certificate {
+            what: "the digest of the content",
+        });
+    }
+    if (certificate.prunable, certificate.retained) != (found.prunable, found.retained) {
+        differences.push(Difference::Certificate {
+            what: "the count of retained elements",
+        });
+    }
+    differences
 }
 
 fn in_recorded_order(
@@ -265,14 +306,21 @@ pub fn self_check(
     let mut options = MergeOptions::new(certificate.soup.method, Weights::uniform(1)?);
     options.threads = threads;
     let ingredients = Ingredients::join(vec![soup], None, DtypeRule::Same, |_| true)?;
-    let scanned = scan(&ingredients, &options, observer)?;
+    let mut plan = MergePlan::new(&ingredients, &options)?;
+    // A mask may have come from `--prunable` or `--mask`, which zeros do not tell.
+    let has_mask = |name: &str| {
+        let record = certificate.tensors.get(name);
+        record.is_some_and(|record| record.mask.is_some())
+    };
+    plan.expect_masks(has_mask, &ingredients);
+    let outcome = Job::new(&ingredients, &plan, &options, Sink::None).run(observer)?;
     let soup = &ingredients.checkpoints()[0];
     soup.check_unchanged()?;
     let mut differences = Vec::new();
     let mut masks = Vec::new();
     let mut retained_zeros = 0;
     let mut totals = (0, 0);
-    for (planned, outcome) in scanned.plan.tensors.iter().zip(&scanned.outcome.tensors) {
+    for (planned, outcome) in plan.tensors.iter().zip(&outcome.tensors) {
         let parameter = &ingredients.parameters()[planned.parameter];
         let value = ingredients.value(parameter, 0);
         let flags = ingredients

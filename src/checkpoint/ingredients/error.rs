@@ -117,6 +117,33 @@ pub enum IngredientsError {
         /// The tensor it names.
         tensor: String,
     },
+    /// A mask file has a mask for a tensor whose type is not averaged.
+    #[error(
+        "mask file `{}` has a mask for `{}`, which is {found}; only F16, BF16, F32 and F64 tensors are pruned",
+        path.display(), Printable(tensor)
+    )]
+    MaskedDtype {
+        /// The mask file.
+        path: PathBuf,
+        /// The tensor it names.
+        tensor: String,
+        /// The tensor's element type.
+        found: Dtype,
+    },
+    /// A checkpoint stores a mask in a way that is not understood.
+    #[error(
+        "`{}` holds `{}`, {what}: the weights that it masks would be taken for dense; have its library apply \
+         its masks to the weights and save them again, or `--exclude` it",
+        path.display(), Printable(tensor)
+    )]
+    UnknownMask {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor that is a mask.
+        tensor: String,
+        /// What it is.
+        what: &'static str,
+    },
     /// No tensor is left to merge.
     #[error("no tensor is left to merge; look at `--include` and `--exclude`")]
     Nothing,

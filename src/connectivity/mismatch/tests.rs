@@ -14,6 +14,7 @@ fn judge(masks: &[Vec<u64>], expectation: Expectation, rules: &Rules) -> TensorM
         words: &words,
         n_words,
         votes: &votes,
+        is_explicit: &vec![expectation == Expectation::Explicit; masks.len()],
     };
     tally.add_piece(
         piece,

@@ -21,6 +21,12 @@ impl Tile<'_> {
         self.refuse_non_flags()?;
         let n_participants = self.job.votes.len();
         let has_given = self.job.ingredients.mask_file().is_some();
+        // A mask read from zeros within a given one is as good as given.
+        let given = std::iter::repeat_n(self.bytes.given.is_some(), usize::from(has_given));
+        let stored = self.bytes.masks.iter();
+        let is_explicit: Vec<bool> = given
+            .chain(stored.map(|mask| mask.is_some() || self.bytes.given.is_some()))
+            .collect();
         let mut tally = MaskTally::new(n_participants);
         words.clear();
         words.resize(n_participants * resolved.len(), 0);
@@ -70,6 +76,7 @@ impl Tile<'_> {
                 words: piece_words,
                 n_words,
                 votes: &self.job.votes,
+                is_explicit: &is_explicit,
             };
             let start = self.range.begin + begin as u64;
             tally.add_piece(
