@@ -57,6 +57,7 @@ pub use options::Method;
 pub use options::default_threads;
 pub use output::Destination;
 pub use output::Sidecars;
+pub use output::refuse_named_input;
 pub use plan::Action;
 pub use plan::MergePlan;
 pub use plan::PlannedTensor;

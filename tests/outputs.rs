@@ -176,6 +176,12 @@ fn an_output_that_is_an_input_is_refused() {
     symlink("../blob.st", path("cut/model-00001-of-00003.safetensors")).unwrap();
     let mask = path("mask.st");
     fs::copy(path("a.st"), &mask).unwrap();
+    fs::write(path("broken.st"), "{").unwrap();
+    fs::write(
+        path("metrics.json"),
+        r#"{"a.st": {"x": 1}, "b.st": {"x": 2}}"#,
+    )
+    .unwrap();
     let absolute = path("a.st");
     let before = tree(root.path());
     let check = |inputs: &[&str], output: &str| {
@@ -228,6 +234,10 @@ fn an_output_that_is_an_input_is_refused() {
     );
     check(&["a.st", "b.st", "--mask", "mask.st"], "mask.st");
     check(&["a.st", "b.st", "--mask", "mask.st"], "./linked/mask.st");
+    // Nothing needs to be a checkpoint for that.
+    check(&["broken.st", "b.st"], "broken.st");
+    let metrics = ["--best", "2", "--metrics", "metrics.json", "--metric", "x"];
+    check(&[&files, &metrics[..]].concat(), "metrics.json");
 }
 
 #[test]

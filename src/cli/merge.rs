@@ -21,6 +21,7 @@ use sms_merge::merge::MergeOptions;
 use sms_merge::merge::MergePlan;
 use sms_merge::merge::Method;
 use sms_merge::merge::Observer;
+use sms_merge::merge::refuse_named_input;
 use sms_merge::merge::sha256;
 use sms_merge::tensor::Dtype;
 
@@ -52,6 +53,11 @@ pub(crate) fn run(arguments: &MergeArguments, interrupted: &AtomicBool) -> anyho
         return Err(MergeError::TooFew { found: paths.len() }.into());
     }
     let options = options(arguments, paths.len())?;
+    if let Some(output) = &arguments.output {
+        let files = [&arguments.mask.mask, &arguments.choice.metrics];
+        let inputs = paths.iter().chain(files.into_iter().flatten());
+        refuse_named_input(output, inputs.map(PathBuf::as_path))?;
+    }
     let ingredients = open(arguments, &paths, &options)?;
     let existing = match arguments.force {
         true => Existing::Replace,

@@ -197,37 +197,50 @@ impl Destination {
     }
 }
 
-/// Refuses an output that is one of the inputs, by whatever name.
-fn refuse_input(path: &Path, ingredients: &Ingredients) -> Result<(), MergeError> {
+/// Refuses an output that is one of the files or directories given as inputs, by
+/// whatever name, before any of them is opened.
+///
+/// # Errors
+/// [`MergeError::OutputIsInput`].
+pub fn refuse_named_input<'p>(
+    output: &Path,
+    inputs: impl IntoIterator<Item = &'p Path>,
+) -> Result<(), MergeError> {
     // What does not exist yet is no input; other failures are reported by `Target`.
-    let Ok(output) = fs::metadata(path) else {
+    let Ok(found) = fs::metadata(output) else {
         return Ok(());
     };
     let same = |input: &Path| {
         fs::metadata(input)
-            .is_ok_and(|input| (input.dev(), input.ino()) == (output.dev(), output.ino()))
+            .is_ok_and(|input| (input.dev(), input.ino()) == (found.dev(), found.ino()))
     };
-    for checkpoint in ingredients
-        .checkpoints()
-        .iter()
-        .chain(ingredients.mask_file())
-    {
-        let files = checkpoint
-            .shards()
-            .iter()
-            .map(|shard| shard.source().path());
-        for file in files.chain(checkpoint.index()).chain([checkpoint.path()]) {
-            let holds_input =
-                output.is_dir() && file.parent().is_some_and(|parent| same(nonempty(parent)));
-            if holds_input || same(file) {
-                return Err(MergeError::OutputIsInput {
-                    output: path.to_owned(),
-                    input: file.to_owned(),
-                });
-            }
+    for input in inputs {
+        let holds_input =
+            found.is_dir() && input.parent().is_some_and(|parent| same(nonempty(parent)));
+        if holds_input || same(input) {
+            return Err(MergeError::OutputIsInput {
+                output: output.to_owned(),
+                input: input.to_owned(),
+            });
         }
     }
     Ok(())
+}
+
+/// Refuses an output that is any file of the inputs: their shards and indices too.
+fn refuse_input(output: &Path, ingredients: &Ingredients) -> Result<(), MergeError> {
+    let checkpoints = ingredients
+        .checkpoints()
+        .iter()
+        .chain(ingredients.mask_file());
+    let files = checkpoints.flat_map(|checkpoint| {
+        let shards = checkpoint
+            .shards()
+            .iter()
+            .map(|shard| shard.source().path());
+        shards.chain(checkpoint.index()).chain([checkpoint.path()])
+    });
+    refuse_named_input(output, files)
 }
 
 /// The parent of a bare name is the current directory.
