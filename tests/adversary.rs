@@ -226,7 +226,7 @@ fn movement_sparsity_masks_biases_too() {
 fn an_accidental_zero_beside_a_stored_mask_is_tolerated() {
     let bench = Bench::new();
     let n = 300_000;
-    let is_retained = |i: usize| i % 2 == 0;
+    let is_retained = |i: usize| i.is_multiple_of(2);
     let dense = f32_bytes((0..n).map(|i| 1.0 + i as f32));
     let mask = |also: usize| {
         (0..n)
