@@ -44,6 +44,7 @@ pub use certificate::RecordedOptions;
 pub use certificate::SoupRecord;
 pub use certificate::TensorRecord;
 pub use certificate::sha256;
+pub use distance::DistanceTally;
 pub use distance::Distances;
 pub use distance::PairDistance;
 pub use execute::Observer;

@@ -50,8 +50,8 @@ JSON output:
     mask              of all pruned tensors: digest, numel, retained, sparsity
     tensors           name, dtype, shape, action, retained_zeros, non_finite, mask;
                       mask is null or an object as in `sms-merge check`
-    distances         null, or norms, pairs (first, second, l2, angle_degrees),
-                      to_barycentre
+    distances         null, or norms, pairs (first, second, l2, angle_degrees,
+                      unrelated_share), to_barycentre
     needs_recalibration, sidecars, dropped_metadata
     warnings          sentences
   With --plan, plan: ingredients, output, coefficients, bytes_to_read,

@@ -187,7 +187,7 @@ fn sentence(mismatch: &Mismatch) -> String {
         Verdict::Nested { order } => {
             let names: Vec<String> = order
                 .iter()
-                .map(|&who| format!("`{}`", name(who)))
+                .map(|&who| format!("`{}` ({:.1} % pruned)", name(who), sparsity(mismatch, who)))
                 .collect();
             format!(
                 "the masks contain one another, as phases of one run at several sparsities \
@@ -199,6 +199,18 @@ fn sentence(mismatch: &Mismatch) -> String {
                                  come from one pruned parent"
             .to_owned(),
     }
+}
+
+/// Per cent that a participant prunes of the tensors that any prunes.
+fn sparsity(mismatch: &Mismatch, who: usize) -> f64 {
+    let pruned = mismatch.tensors.iter().filter(|tensor| tensor.is_pruned);
+    let (numel, retained) = pruned.fold((0, 0), |(numel, retained), tensor| {
+        (
+            numel + tensor.shape.numel(),
+            retained + tensor.retained_by[who],
+        )
+    });
+    100.0 * (1.0 - retained as f64 / numel.max(1) as f64)
 }
 
 /// What to do about a mismatch, in one line.

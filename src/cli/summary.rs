@@ -257,11 +257,12 @@ impl Summary<'_> {
         if let Some(pair) = furthest {
             let name = |who: usize| self.ingredients.checkpoints()[who].path().to_string_lossy();
             warnings.push(format!(
-                "`{}` and `{}` are {:.1} degrees apart: networks that do not come from one \
-                 pruned parent must not be averaged",
+                "`{}` and `{}` have nothing in common in {:.0} % of the weights in which they \
+                 differ (cosine below 0.1): networks that do not come from one pruned parent \
+                 must not be averaged",
                 name(pair.first),
                 name(pair.second),
-                pair.angle_degrees
+                100.0 * pair.unrelated_share
             ));
         }
         if merged.needs_recalibration {

@@ -12,6 +12,7 @@ use crate::connectivity::Rules;
 use crate::connectivity::TensorMask;
 use crate::kernel::Counts;
 use crate::kernel::Gram;
+use crate::merge::distance::DistanceTally;
 use crate::merge::plan::MergePlan;
 use crate::merge::tile::TileOutcome;
 use crate::tensor::Digest;
@@ -48,8 +49,8 @@ pub struct Outcome {
     pub ingredients: Vec<Digest>,
     /// Digest of what was read of the mask file.
     pub mask_file: Option<Digest>,
-    /// Inner products of the ingredients over retained coordinates of weights.
-    pub gram: Option<Gram>,
+    /// What was counted of distances, over retained coordinates of weights.
+    pub distances: Option<DistanceTally>,
 }
 
 /// Digests under construction of the one tensor whose tiles are being entered.
@@ -63,6 +64,7 @@ struct OpenTensor {
     content: Option<DigestList>,
     mask_content: Option<DigestList>,
     counts: Counts,
+    gram: Option<Gram>,
 }
 
 impl OpenTensor {
@@ -84,6 +86,7 @@ impl OpenTensor {
             content: first.content.map(|_| DigestList::default()),
             mask_content: first.mask_content.map(|_| DigestList::default()),
             counts: Counts::default(),
+            gram: None,
         }
     }
 
@@ -112,6 +115,11 @@ impl OpenTensor {
         push(&mut self.mask_content, tile.mask_content);
         self.counts.retained_zeros += tile.counts.retained_zeros;
         self.counts.non_finite += tile.counts.non_finite;
+        match (&mut self.gram, &tile.gram) {
+            (Some(sum), Some(gram)) => sum.add(gram),
+            (sum @ None, gram) => sum.clone_from(gram),
+            (Some(_), None) => {}
+        }
     }
 }
 
@@ -128,7 +136,7 @@ pub(super) struct Ledger<'a> {
     early: BTreeMap<usize, Unit>,
     open: Option<OpenTensor>,
     tensors: Vec<TensorOutcome>,
-    gram: Option<Gram>,
+    distances: Option<DistanceTally>,
     /// The unit that made a mismatch of masks certain.
     doomed_by: Option<usize>,
 }
@@ -143,7 +151,7 @@ impl<'a> Ledger<'a> {
             early: BTreeMap::new(),
             open: None,
             tensors: Vec::with_capacity(plan.tensors.len()),
-            gram: None,
+            distances: None,
             doomed_by: None,
         }
     }
@@ -172,16 +180,15 @@ impl<'a> Ledger<'a> {
             .get_or_insert_with(|| OpenTensor::new(index, &tile));
         debug_assert_eq!(open.index, index);
         open.enter(&tile);
-        match (&mut self.gram, tile.gram) {
-            (Some(sum), Some(gram)) => sum.add(&gram),
-            (sum @ None, gram) => *sum = gram,
-            (Some(_), None) => {}
-        }
         if self.doomed_by.is_none() && self.is_mismatch_certain(index) {
             self.doomed_by = Some(self.next_unit);
         }
         if is_last && let Some(open) = self.open.take() {
+            let gram = open.gram.clone();
             let outcome = self.close(open);
+            if let Some(gram) = gram {
+                self.add_distances(index, &gram, outcome.mask.as_ref());
+            }
             self.tensors.push(outcome);
         }
     }
@@ -206,6 +213,15 @@ impl<'a> Ledger<'a> {
         self.rules.policy == MismatchPolicy::Error
             && is_pruned
             && tally.disagreements as f64 > DRIFT_TOLERANCE * numel
+    }
+
+    fn add_distances(&mut self, index: usize, gram: &Gram, mask: Option<&TensorMask>) {
+        let shape = &self.ingredients.parameters()[self.plan.tensors[index].parameter].shape;
+        let retained = mask.map_or(shape.numel(), |mask| mask.retained);
+        let n_ingredients = self.ingredients.count();
+        self.distances
+            .get_or_insert_with(|| DistanceTally::new(n_ingredients))
+            .add(gram, shape.rank(), retained);
     }
 
     fn close(&self, open: OpenTensor) -> TensorOutcome {
@@ -276,7 +292,7 @@ impl<'a> Ledger<'a> {
         Outcome {
             ingredients,
             mask_file,
-            gram: self.gram,
+            distances: self.distances,
             tensors: self.tensors,
         }
     }

@@ -175,9 +175,9 @@ pub fn merge(
     let (outcome, connectivity, certificate) =
         destination.write(&headers, &plan.layouts, &sidecars, fill)?;
     let distances = outcome
-        .gram
+        .distances
         .as_ref()
-        .map(|gram| Distances::new(gram, &options.weights));
+        .map(|tally| Distances::new(tally, &options.weights));
     let needs_recalibration = averages_statistics(&plan, ingredients);
     Ok(Merged {
         plan,

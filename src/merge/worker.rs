@@ -34,6 +34,8 @@ pub(super) struct Worker<'a> {
     masks: Run,
     /// What the current unit has read.
     used: Vec<Used<'a>>,
+    /// Index in `used` of the latest entry of each reader; past the end for none.
+    latest: Vec<usize>,
     /// What earlier units have read and still keep resident.
     resident: Vec<Used<'a>>,
     resident_bytes: u64,
@@ -47,6 +49,7 @@ impl<'a> Worker<'a> {
             values: Run::default(),
             masks: Run::default(),
             used: Vec::new(),
+            latest: vec![usize::MAX; 2 * job.ingredients.count() + 1],
             resident: Vec::new(),
             resident_bytes: 0,
             compared: Vec::new(),
@@ -113,35 +116,43 @@ impl<'a> Worker<'a> {
         let ingredients = self.job.ingredients;
         let parameter = &ingredients.parameters()[planned.parameter];
         for (ingredient, checkpoint) in ingredients.checkpoints().iter().enumerate() {
-            self.note(checkpoint, ingredients.value(parameter, ingredient), range);
+            let value = ingredients.value(parameter, ingredient);
+            self.note(2 * ingredient, checkpoint, value, range);
             if let Some(mask) = ingredients.stored_mask(parameter, ingredient) {
-                self.note(checkpoint, mask, range);
+                self.note(2 * ingredient + 1, checkpoint, mask, range);
             }
         }
         if let (Some(mask_file), Some(mask)) =
             (ingredients.mask_file(), ingredients.given_mask(parameter))
         {
-            self.note(mask_file, mask, range);
+            self.note(2 * ingredients.count(), mask_file, mask, range);
         }
     }
 
-    fn note(&mut self, checkpoint: &'a Checkpoint, tensor: &StoredTensor, range: TileRange) {
+    /// Notes that a tile's bytes are used. `reader` numbers the streams of bytes that
+    /// usually go on where they stopped.
+    fn note(
+        &mut self,
+        reader: usize,
+        checkpoint: &'a Checkpoint,
+        tensor: &StoredTensor,
+        range: TileRange,
+    ) {
         let bits = tensor.dtype.bits();
         let begin = tensor.offset + range.begin * bits / 8;
         let end = begin + range.count * bits / 8;
-        let adjoining = self.used.iter_mut().find(|used| {
-            std::ptr::eq(used.checkpoint, checkpoint)
-                && used.shard == tensor.shard
-                && used.end == begin
-        });
-        match adjoining {
+        let latest = self.used.get_mut(self.latest[reader]);
+        match latest.filter(|used| used.shard == tensor.shard && used.end == begin) {
             Some(used) => used.end = end,
-            None => self.used.push(Used {
-                checkpoint,
-                shard: tensor.shard,
-                begin,
-                end,
-            }),
+            None => {
+                self.latest[reader] = self.used.len();
+                self.used.push(Used {
+                    checkpoint,
+                    shard: tensor.shard,
+                    begin,
+                    end,
+                });
+            }
         }
     }
 
@@ -155,6 +166,7 @@ impl<'a> Worker<'a> {
     fn retire(&mut self) -> u64 {
         let bytes = self.used.iter().map(|used| used.end - used.begin).sum();
         self.resident.append(&mut self.used);
+        self.latest.fill(usize::MAX);
         self.resident_bytes += bytes;
         if self.resident_bytes > RESIDENT_BYTES / self.job.plan.threads as u64 {
             for used in self.resident.drain(..) {
