@@ -14,6 +14,9 @@ const LEAST_FILLED: f64 = 0.95;
 /// Largest kernel (elements per output-input pair) for which patterns are looked for.
 const LARGEST_KERNEL: u64 = 1024;
 
+/// Words of a mask that are counted at once.
+const BLOCK: usize = 16;
+
 /// At most `n` retained of every `m` consecutive weights along the input dimension
 /// (dimension 1). Source: arXiv:2104.08378 (2:4); arXiv:2102.04010 (n:m).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,47 +89,52 @@ impl PatternTally {
         })
     }
 
-    /// Groups of consecutive bits, counted in all fields of a word at once.
+    /// Groups of consecutive bits, counted in all fields of several words at once.
     fn add_consecutive(&mut self, mask: &[u64]) {
+        let (blocks, rest) = mask.as_chunks::<BLOCK>();
+        for block in blocks {
+            self.add_block(block);
+        }
+        let mut last = [0; BLOCK];
+        last[..rest.len()].copy_from_slice(rest);
+        self.add_block(&last);
+    }
+
+    fn add_block(&mut self, block: &[u64; BLOCK]) {
+        const PAIR: u64 = 0x5555_5555_5555_5555;
+        const NIBBLE: u64 = 0x3333_3333_3333_3333;
+        const BYTE: u64 = 0x0f0f_0f0f_0f0f_0f0f;
+        const HALF: u64 = 0x00ff_00ff_00ff_00ff;
+        const WORD: u64 = 0x0000_00ff_0000_00ff;
+        let pairs = block.map(|word| word - ((word >> 1) & PAIR));
+        let nibbles = pairs.map(|pairs| (pairs & NIBBLE) + ((pairs >> 2) & NIBBLE));
+        let bytes = nibbles.map(|nibbles| (nibbles + (nibbles >> 4)) & BYTE);
+        let halves = bytes.map(|bytes| (bytes + (bytes >> 8)) & HALF);
+        let words = halves.map(|halves| (halves + (halves >> 16)) & WORD);
         // A full group ends the search for its size: the pattern does not hold.
-        let mut is_open = [false; GROUP_SIZES.len()];
-        for (open, (size, most)) in is_open
-            .iter_mut()
-            .zip(GROUP_SIZES.into_iter().zip(self.most))
-        {
-            *open = most < size;
+        if self.most[0] < 2 {
+            for shift in [0, 2, 4, 6] {
+                self.raise(
+                    0,
+                    pairs.map(|pairs| (pairs >> shift) & 0x0303_0303_0303_0303),
+                );
+            }
         }
-        let mut most = [[0_u8; 8]; GROUP_SIZES.len()];
-        let mut raise = |size: usize, fields: u64| {
-            for (most, field) in most[size].iter_mut().zip(fields.to_le_bytes()) {
-                *most = (*most).max(field);
+        if self.most[1] < 4 {
+            for shift in [0, 4] {
+                self.raise(1, nibbles.map(|nibbles| (nibbles >> shift) & BYTE));
             }
-        };
-        for &word in mask {
-            let pairs = word - ((word >> 1) & 0x5555_5555_5555_5555);
-            let nibbles = (pairs & 0x3333_3333_3333_3333) + ((pairs >> 2) & 0x3333_3333_3333_3333);
-            let bytes = (nibbles + (nibbles >> 4)) & 0x0f0f_0f0f_0f0f_0f0f;
-            let halves = (bytes + (bytes >> 8)) & 0x00ff_00ff_00ff_00ff;
-            let words = (halves + (halves >> 16)) & 0x0000_00ff_0000_00ff;
-            if is_open[0] {
-                for shift in [0, 2, 4, 6] {
-                    raise(0, (pairs >> shift) & 0x0303_0303_0303_0303);
-                }
-            }
-            if is_open[1] {
-                for shift in [0, 4] {
-                    raise(1, (nibbles >> shift) & 0x0f0f_0f0f_0f0f_0f0f);
-                }
-            }
-            if is_open[2] {
-                raise(2, bytes);
-            }
-            raise(3, halves);
-            raise(4, words);
         }
-        for (most, fields) in self.most.iter_mut().zip(most) {
-            *most = fields.into_iter().fold(*most, u8::max);
-        }
+        self.raise(2, bytes);
+        self.raise(3, halves);
+        self.raise(4, words);
+    }
+
+    /// Notes the largest byte of the fields of one group size.
+    fn raise(&mut self, size: usize, fields: [u64; BLOCK]) {
+        let fields = fields.map(u64::to_le_bytes);
+        let most = fields.as_flattened().iter().copied().fold(0, u8::max);
+        self.most[size] = self.most[size].max(most);
     }
 }
 
