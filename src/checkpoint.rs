@@ -30,14 +30,14 @@ use crate::format::sniff::sniff;
 use crate::tensor::Dtype;
 use crate::tensor::Shape;
 
+pub use convention::Convention;
+pub use convention::Source;
 pub use error::CheckpointError;
-pub use ingredients::Convention;
 pub use ingredients::Difference;
 pub use ingredients::DtypeRule;
 pub use ingredients::Ingredients;
 pub use ingredients::IngredientsError;
 pub use ingredients::Parameter;
-pub use ingredients::Source;
 
 /// Name that readers look for when given a directory of shards.
 pub const INDEX_NAME: &str = "model.safetensors.index.json";

@@ -3,11 +3,34 @@
 use std::borrow::Cow;
 
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::Convention;
 use crate::checkpoint::IngredientsError;
-use crate::checkpoint::Source;
-use crate::checkpoint::ingredients::check_mask;
+use crate::checkpoint::StoredTensor;
 use crate::tensor::Arithmetic;
+
+/// Where the mask of a parameter is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Convention {
+    /// Nowhere: the zeros of the tensor are its mask, if it has one.
+    Plain,
+    /// `X_orig` and `X_mask` in place of `X`, as torch's `nn.utils.prune` writes.
+    TorchPrune,
+    /// A buffer of NNCF whose name ends in `binary_mask`, beside `X`.
+    Nncf,
+    /// A buffer `_weight_mask` of NVIDIA ModelOpt, beside `weight`.
+    ModelOpt,
+}
+
+/// One ingredient's tensors of a parameter, as indices into
+/// [`Checkpoint::tensors`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The tensor of values.
+    pub value: usize,
+    /// The tensor of the mask, if one is stored.
+    pub mask: Option<usize>,
+    /// Where the mask is stored.
+    pub convention: Convention,
+}
 
 /// The parameters of one checkpoint, sorted by name.
 pub(super) struct Located<'a>(Vec<(Cow<'a, str>, Source)>);
@@ -169,4 +192,29 @@ fn nncf_weight(name: &str) -> Option<String> {
     let (node, port_and_index) = hook.rsplit_once("__")?;
     let (port, index) = port_and_index.split_once('.')?;
     (port == "0" && is_number(index)).then(|| format!("{prefix}{}", node.replace(':', ".")))
+}
+
+/// Checks that a tensor can be the mask of another.
+pub(super) fn check_mask(
+    checkpoint: &Checkpoint,
+    mask: &StoredTensor,
+    value: &StoredTensor,
+) -> Result<(), IngredientsError> {
+    if mask.shape != value.shape {
+        return Err(IngredientsError::MaskShape {
+            path: checkpoint.path().to_owned(),
+            mask: mask.name.clone(),
+            tensor: value.name.clone(),
+            expected: value.shape.clone(),
+            found: mask.shape.clone(),
+        });
+    }
+    if mask.dtype.arithmetic() == Arithmetic::Opaque {
+        return Err(IngredientsError::MaskDtype {
+            path: checkpoint.path().to_owned(),
+            mask: mask.name.clone(),
+            found: mask.dtype,
+        });
+    }
+    Ok(())
 }

@@ -5,37 +5,14 @@ mod error;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::StoredTensor;
 use crate::checkpoint::convention::Located;
+use crate::checkpoint::convention::Source;
+use crate::checkpoint::convention::check_mask;
 use crate::tensor::Arithmetic;
 use crate::tensor::Dtype;
 use crate::tensor::Shape;
 
 pub use error::Difference;
 pub use error::IngredientsError;
-
-/// Where the mask of a parameter is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Convention {
-    /// Nowhere: the zeros of the tensor are its mask, if it has one.
-    Plain,
-    /// `X_orig` and `X_mask` in place of `X`, as torch's `nn.utils.prune` writes.
-    TorchPrune,
-    /// A buffer of NNCF whose name ends in `binary_mask`, beside `X`.
-    Nncf,
-    /// A buffer `_weight_mask` of NVIDIA ModelOpt, beside `weight`.
-    ModelOpt,
-}
-
-/// One ingredient's tensors of a parameter, as indices into
-/// [`Checkpoint::tensors`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// The tensor of values.
-    pub value: usize,
-    /// The tensor of the mask, if one is stored.
-    pub mask: Option<usize>,
-    /// Where the mask is stored.
-    pub convention: Convention,
-}
 
 /// A tensor that all ingredients have.
 #[derive(Clone, Debug)]
@@ -163,31 +140,6 @@ impl Ingredients {
     pub fn given_mask(&self, parameter: &Parameter) -> Option<&StoredTensor> {
         Some(&self.mask_file.as_ref()?.tensors()[parameter.given_mask?])
     }
-}
-
-/// Checks that a tensor can be the mask of another.
-pub(super) fn check_mask(
-    checkpoint: &Checkpoint,
-    mask: &StoredTensor,
-    value: &StoredTensor,
-) -> Result<(), IngredientsError> {
-    if mask.shape != value.shape {
-        return Err(IngredientsError::MaskShape {
-            path: checkpoint.path().to_owned(),
-            mask: mask.name.clone(),
-            tensor: value.name.clone(),
-            expected: value.shape.clone(),
-            found: mask.shape.clone(),
-        });
-    }
-    if mask.dtype.arithmetic() == Arithmetic::Opaque {
-        return Err(IngredientsError::MaskDtype {
-            path: checkpoint.path().to_owned(),
-            mask: mask.name.clone(),
-            found: mask.dtype,
-        });
-    }
-    Ok(())
 }
 
 fn assign_masks(

@@ -20,7 +20,6 @@ use crate::merge::ledger::Outcome;
 use crate::merge::ledger::checkpoint_digest;
 use crate::merge::options::MergeOptions;
 use crate::merge::plan::MergePlan;
-use crate::merge::run::averages_statistics;
 use crate::tensor::Digest;
 
 /// A header takes a multiple of so many bytes.
@@ -180,7 +179,7 @@ impl<'a> Draft<'a> {
         RecordedOptions::new(
             self.options,
             mask_file,
-            averages_statistics(self.plan, self.ingredients),
+            self.plan.averages_statistics(self.ingredients),
         )
     }
 }

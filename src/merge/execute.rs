@@ -1,51 +1,26 @@
 //! The pass over the bytes: workers take runs of tiles in the order of the output.
 
-use crate::checkpoint::Ingredients;
-use crate::kernel::cpu::Cpu;
-use crate::merge::MergeError;
-use crate::merge::ledger::Ledger;
-use crate::merge::ledger::Outcome;
-use crate::merge::options::MergeOptions;
-use crate::merge::plan::MergePlan;
-use crate::merge::plan::PlannedTensor;
-use crate::merge::sink::Sink;
-use crate::merge::sink::lock;
-use crate::merge::tile::TileRange;
-use crate::merge::worker::Worker;
-use crate::tensor::Shape;
-use crate::tensor::tile_elements;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
-/// Watches a pass and may end it.
-#[derive(Clone, Copy)]
-pub struct Observer<'a> {
-    /// Is told of every stretch of bytes that has been read. Called by all threads.
-    pub advance: &'a (dyn Fn(u64) + Sync),
-    /// Ends the pass once set.
-    pub interrupted: &'a AtomicBool,
-}
-
-/// One pass: what is read, what is done with it, and where it goes.
-pub(super) struct Job<'a> {
-    pub(super) ingredients: &'a Ingredients,
-    pub(super) plan: &'a MergePlan,
-    pub(super) options: &'a MergeOptions,
-    pub(super) backend: Cpu,
-    pub(super) sink: Sink<'a>,
-    /// Voting weight of each participant: none for a mask file, then the ingredients'.
-    pub(super) votes: Vec<f64>,
-    /// Set once a mismatch of masks is certain: what is left is only compared.
-    is_doomed: AtomicBool,
-}
+use crate::merge::MergeError;
+use crate::merge::job::Job;
+use crate::merge::job::Observer;
+use crate::merge::ledger::Ledger;
+use crate::merge::ledger::Outcome;
+use crate::merge::plan::TileRange;
+use crate::merge::sink::lock;
+use crate::merge::worker::Worker;
+use crate::tensor::tile_elements;
 
 /// Elements after which a worker looks for its next run of tiles: 1 MiB of F32, so
 /// that the threads seldom meet at the output file's lock.
 const UNIT_ELEMENTS: u64 = 1 << 18;
 /// Most tiles in a run: bounds what a worker holds of many small tensors.
 const UNIT_TILES: usize = 1024;
+
 /// The next tile that no worker has taken.
 #[derive(Default)]
 struct Cursor {
@@ -54,42 +29,7 @@ struct Cursor {
     begin: u64,
 }
 
-impl<'a> Job<'a> {
-    pub(super) fn new(
-        ingredients: &'a Ingredients,
-        plan: &'a MergePlan,
-        options: &'a MergeOptions,
-        sink: Sink<'a>,
-    ) -> Self {
-        let weights = options.weights.values();
-        let can_vote =
-            weights.len() == ingredients.count() && weights.iter().all(|&weight| weight >= 0.0);
-        let votes = (0..ingredients.count()).map(|i| if can_vote { weights[i] } else { 1.0 });
-        Self {
-            votes: ingredients
-                .mask_file()
-                .map(|_| 0.0)
-                .into_iter()
-                .chain(votes)
-                .collect(),
-            ingredients,
-            plan,
-            options,
-            backend: Cpu::new(),
-            sink,
-            is_doomed: AtomicBool::new(false),
-        }
-    }
-
-    /// Whether the soup is computed, rather than masks compared only.
-    pub(super) fn writes(&self) -> bool {
-        match self.sink {
-            Sink::None => false,
-            Sink::Write(_) => !self.is_doomed.load(Ordering::Relaxed),
-            Sink::Compare(_) => true,
-        }
-    }
-
+impl Job<'_> {
     /// Reads everything once.
     ///
     /// # Errors
@@ -193,9 +133,5 @@ impl<'a> Job<'a> {
         let unit = cursor.unit;
         cursor.unit += 1;
         (!tiles.is_empty()).then_some((unit, tiles))
-    }
-
-    fn shape(&self, planned: &PlannedTensor) -> &'a Shape {
-        &self.ingredients.parameters()[planned.parameter].shape
     }
 }

@@ -8,14 +8,13 @@ use crate::checkpoint::Parameter;
 use crate::connectivity::Expectation;
 use crate::connectivity::NamePatterns;
 use crate::connectivity::Resolution;
-use crate::format::safetensors::Entry;
 use crate::format::safetensors::Layout;
-use crate::format::safetensors::natural_cmp;
 use crate::kernel::PIECE;
 use crate::merge::MergeError;
 use crate::merge::options::IntegerPolicy;
 use crate::merge::options::MaskLayout;
 use crate::merge::options::MergeOptions;
+use crate::merge::place::place;
 use crate::tensor::Arithmetic;
 use crate::tensor::Dtype;
 use crate::tensor::TILE_ELEMENTS;
@@ -67,6 +66,15 @@ pub struct PlannedTensor {
     pub slot: Slot,
     /// Where its mask goes, if it is stored.
     pub mask_slot: Option<Slot>,
+}
+
+/// Where a tile lies in its tensor.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TileRange {
+    /// Row-major index of its first element.
+    pub(super) begin: u64,
+    /// Its number of elements.
+    pub(super) count: u64,
 }
 
 /// What a merge will do. Pure data; nothing has been read or written.
@@ -151,6 +159,17 @@ impl MergePlan {
                 tensor.expectation = Expectation::Pruned;
             }
         }
+    }
+
+    /// Whether the soup has running statistics that no ingredient measured.
+    pub(crate) fn averages_statistics(&self, ingredients: &Ingredients) -> bool {
+        self.tensors.iter().any(|planned| {
+            let is_averaged = matches!(
+                planned.action,
+                Action::Average | Action::PooledVariance { .. }
+            );
+            is_averaged && is_statistic(&ingredients.parameters()[planned.parameter].name)
+        })
     }
 
     /// Replaces the rule by which differing mask bits become one, by name.
@@ -294,72 +313,6 @@ fn action(
         },
         Arithmetic::Opaque => Action::Identical,
     }
-}
-
-/// Gives every slot its place and returns the layout of each file.
-fn place(
-    tensors: &mut [PlannedTensor],
-    ingredients: &Ingredients,
-    options: &MergeOptions,
-) -> Result<Vec<Layout>, MergeError> {
-    let mut slots: Vec<(Entry, &mut Slot)> = tensors
-        .iter_mut()
-        .flat_map(|tensor| {
-            let shape = &ingredients.parameters()[tensor.parameter].shape;
-            let slots = std::iter::once(&mut tensor.slot).chain(&mut tensor.mask_slot);
-            slots.map(|slot| {
-                let (name, dtype) = (slot.name.clone(), slot.dtype);
-                (
-                    Entry {
-                        name,
-                        dtype,
-                        shape: shape.clone(),
-                    },
-                    slot,
-                )
-            })
-        })
-        .collect();
-    slots.sort_by(|(a, _), (b, _)| natural_cmp(a, b));
-    let (entries, slots): (Vec<Entry>, Vec<&mut Slot>) = slots.into_iter().unzip();
-    let layouts = split(entries, options.shard_bytes)
-        .into_iter()
-        .map(Layout::new)
-        .collect::<Result<Vec<_>, _>>()?;
-    let places = layouts.iter().enumerate().flat_map(|(shard, layout)| {
-        layout
-            .tensors()
-            .iter()
-            .map(move |tensor| (shard, tensor.begin))
-    });
-    for (slot, (shard, offset)) in slots.into_iter().zip(places) {
-        (slot.shard, slot.offset) = (shard, offset);
-    }
-    Ok(layouts)
-}
-
-/// Cuts the entries into files of at most `shard_bytes`; a larger tensor gets a
-/// file of its own.
-fn split(entries: Vec<Entry>, shard_bytes: Option<u64>) -> Vec<Vec<Entry>> {
-    let mut shards = vec![Vec::new()];
-    let mut filled = 0;
-    for entry in entries {
-        let bytes = entry
-            .dtype
-            .byte_len(entry.shape.numel())
-            .unwrap_or(u64::MAX);
-        let is_full =
-            shard_bytes.is_some_and(|most| filled > 0 && bytes > most.saturating_sub(filled));
-        if is_full {
-            shards.push(Vec::new());
-            filled = 0;
-        }
-        filled += bytes;
-        if let Some(last) = shards.last_mut() {
-            last.push(entry);
-        }
-    }
-    shards
 }
 
 fn bytes_to_read(ingredients: &Ingredients) -> u64 {

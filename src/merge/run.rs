@@ -13,16 +13,14 @@ use crate::merge::certificate::Certificate;
 use crate::merge::certificate::FileDigest;
 use crate::merge::distance::Distances;
 use crate::merge::draft::Draft;
-use crate::merge::execute::Job;
-use crate::merge::execute::Observer;
+use crate::merge::job::Job;
+use crate::merge::job::Observer;
 use crate::merge::ledger::Outcome;
 use crate::merge::options::MergeOptions;
 use crate::merge::output::Destination;
 use crate::merge::output::Sidecars;
 use crate::merge::output::StagedOutput;
-use crate::merge::plan::Action;
 use crate::merge::plan::MergePlan;
-use crate::merge::plan::is_statistic;
 use crate::merge::sink::Sink;
 
 /// A soup that has been written.
@@ -178,7 +176,7 @@ pub fn merge(
         .distances
         .as_ref()
         .map(|tally| Distances::new(tally, &options.weights));
-    let needs_recalibration = averages_statistics(&plan, ingredients);
+    let needs_recalibration = plan.averages_statistics(ingredients);
     Ok(Merged {
         plan,
         outcome,
@@ -201,17 +199,6 @@ pub(super) fn recertify(
 ) -> Certificate {
     let draft = Draft::new(ingredients, options, plan, BTreeMap::new(), Vec::new());
     draft.certificate(outcome, proof)
-}
-
-/// Whether the soup has running statistics that no ingredient measured.
-pub(super) fn averages_statistics(plan: &MergePlan, ingredients: &Ingredients) -> bool {
-    plan.tensors.iter().any(|planned| {
-        let is_averaged = matches!(
-            planned.action,
-            Action::Average | Action::PooledVariance { .. }
-        );
-        is_averaged && is_statistic(&ingredients.parameters()[planned.parameter].name)
-    })
 }
 
 /// Metadata in which all ingredients agree, and the keys in which they do not.

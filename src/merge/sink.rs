@@ -9,7 +9,7 @@ use crate::kernel::first_difference;
 use crate::merge::MergeError;
 use crate::merge::output::StagedOutput;
 use crate::merge::plan::Slot;
-use crate::merge::tile::TileRange;
+use crate::merge::plan::TileRange;
 
 /// Most bytes of output that are gathered for one write.
 const WRITE_BYTES: usize = 1 << 20;

@@ -17,20 +17,12 @@ use crate::kernel::cpu::Workspace;
 use crate::kernel::maximum;
 use crate::kernel::write_flags;
 use crate::merge::MergeError;
-use crate::merge::execute::Job;
+use crate::merge::job::Job;
 use crate::merge::plan::Action;
 use crate::merge::plan::PlannedTensor;
+use crate::merge::plan::TileRange;
 use crate::tensor::Digest;
 use crate::tensor::TILE_ELEMENTS;
-
-/// Where a tile lies in its tensor.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct TileRange {
-    /// Row-major index of its first element.
-    pub(super) begin: u64,
-    /// Its number of elements.
-    pub(super) count: u64,
-}
 
 /// What was found in a tile.
 #[derive(Debug)]

@@ -4,16 +4,16 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::StoredTensor;
 use crate::checkpoint::map::SourceError;
 use crate::merge::MergeError;
-use crate::merge::execute::Job;
-use crate::merge::execute::Observer;
+use crate::merge::job::Job;
+use crate::merge::job::Observer;
 use crate::merge::ledger::Unit;
 use crate::merge::plan::PlannedTensor;
 use crate::merge::plan::Slot;
+use crate::merge::plan::TileRange;
 use crate::merge::sink::Run;
 use crate::merge::sink::Sink;
 use crate::merge::tile::Scratch;
 use crate::merge::tile::TileOutcome;
-use crate::merge::tile::TileRange;
 
 /// Resident bytes of mapped inputs, all workers together, after which pages that
 /// have been used are let go. Letting go interrupts every core, so not too often.
