@@ -90,9 +90,10 @@ pub trait Backend: Sync {
     /// `out[j] = round((Σᵢ wᵢ·xᵢ[j]) / d)` where bit `j` of `mask` is set, `+0`
     /// elsewhere; `None` retains everything. Sums run in ingredient order from
     /// the first, each product and sum rounded on its own in `f64` (no fused
-    /// multiply-add), in double-double if an input or the output is F64. One
-    /// rounding to `out_dtype`, ties to even. All slices hold the same number
-    /// of elements, at most [`PIECE`].
+    /// multiply-add), then one rounding to `out_dtype`, ties to even. If an
+    /// input or the output is F64, the exact mean is rounded to `f64` instead,
+    /// and then to `out_dtype`. All slices hold the same number of elements,
+    /// at most [`PIECE`].
     ///
     /// With `gram`, adds the inner products of all pairs over the retained
     /// coordinates to it.
@@ -187,7 +188,7 @@ fn check_lengths(
     Ok(n)
 }
 
-/// Whether the sum runs in double-double: where a plain `f64` sum would not be
+/// Whether the exact mean is needed: where a plain `f64` sum would not be
 /// wide enough for one of the element types.
 fn needs_double_double(out_dtype: Dtype, inputs: &[Input<'_>]) -> bool {
     out_dtype == Dtype::F64 || inputs.iter().any(|input| input.dtype == Dtype::F64)

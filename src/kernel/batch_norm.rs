@@ -13,7 +13,7 @@ use crate::tensor::Dtype;
 /// variances plus the variance of their means.
 ///
 /// `out[j] = Σᵢ wᵢ·vᵢ[j] / d + Σ_{i<k} wᵢ·wₖ·(μᵢ[j] − μₖ[j])² / d²`, the first
-/// term in double-double, the second in `f64`. Copies give themselves back,
+/// term exactly and rounded to `f64`, the second in `f64`. Copies give themselves back,
 /// because their means do not differ. The weights must be a convex combination.
 ///
 /// Only a placeholder: no ingredient saw the activations of the soup.
