@@ -190,7 +190,7 @@ fn check_lengths(
 
 /// Whether the exact mean is needed: where a plain `f64` sum would not be
 /// wide enough for one of the element types.
-fn needs_double_double(out_dtype: Dtype, inputs: &[Input<'_>]) -> bool {
+fn needs_exact_mean(out_dtype: Dtype, inputs: &[Input<'_>]) -> bool {
     out_dtype == Dtype::F64 || inputs.iter().any(|input| input.dtype == Dtype::F64)
 }
 

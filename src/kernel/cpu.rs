@@ -10,7 +10,7 @@
 use super::double::weighted_mean;
 use super::float::{BF16, Element, F16, F32, F64};
 use super::{Backend, Counts, Gram, Input, KernelError, PIECE, Weights};
-use super::{check_comparison, check_lengths, needs_double_double};
+use super::{check_comparison, check_lengths, needs_exact_mean};
 use crate::tensor::Dtype;
 
 /// Combines on the processor.
@@ -310,7 +310,7 @@ impl pulp::NullaryFnOnce for Combine<'_> {
             with_element!(input.dtype, E => widen::<E, _>(column, compact, input.bytes, retained), _ => ());
         }
         let means = &mut means[..retained.len()];
-        if needs_double_double(out_dtype, inputs) {
+        if needs_exact_mean(out_dtype, inputs) {
             wide_mean_of_columns(means, columns, weights);
         } else {
             mean_of_columns(means, columns, weights);

@@ -3,7 +3,7 @@
 use super::double::weighted_mean;
 use super::float::{BF16, Element, F16, F32, F64};
 use super::{Backend, Counts, Gram, Input, KernelError, PIECE, Weights};
-use super::{check_comparison, check_lengths, needs_double_double};
+use super::{check_comparison, check_lengths, needs_exact_mean};
 use crate::tensor::Dtype;
 
 /// The backend that is the definition.
@@ -82,7 +82,7 @@ impl Backend for Reference {
         out.fill(0);
         for &j in &retained {
             let values = inputs.iter().map(|&input| value_at(input, j));
-            let mean = if needs_double_double(out_dtype, inputs) {
+            let mean = if needs_exact_mean(out_dtype, inputs) {
                 weighted_mean(values, weights.values(), weights.wide_divisor())
             } else {
                 let mut terms = values
