@@ -154,8 +154,18 @@ fn widen<E: Element<Bytes = [u8; N]>, const N: usize>(
     let mut elements = bytes.as_chunks::<N>().0;
     if let Retained::At(positions) = retained {
         let gathered = room::<N>(compact, positions.len());
-        for (to, &position) in gathered.iter_mut().zip(positions) {
-            *to = elements[usize::from(position)];
+        match <&[[u8; N]; PIECE]>::try_from(elements) {
+            // All pieces but a tensor's last: no index needs to be checked.
+            Ok(whole) => {
+                for (to, &position) in gathered.iter_mut().zip(positions) {
+                    *to = whole[usize::from(position) % PIECE];
+                }
+            }
+            Err(_) => {
+                for (to, &position) in gathered.iter_mut().zip(positions) {
+                    *to = elements[usize::from(position)];
+                }
+            }
         }
         elements = gathered;
     }
@@ -178,8 +188,17 @@ fn narrow<E: Element<Bytes = [u8; N]>, const N: usize>(
             let narrowed = room::<N>(compact, positions.len());
             let counts = narrow_all::<E, N>(narrowed, means);
             elements.as_flattened_mut().fill(0);
-            for (&position, &element) in positions.iter().zip(&*narrowed) {
-                elements[usize::from(position)] = element;
+            match <&mut [[u8; N]; PIECE]>::try_from(&mut *elements) {
+                Ok(whole) => {
+                    for (&position, &element) in positions.iter().zip(&*narrowed) {
+                        whole[usize::from(position) % PIECE] = element;
+                    }
+                }
+                Err(_) => {
+                    for (&position, &element) in positions.iter().zip(&*narrowed) {
+                        elements[usize::from(position)] = element;
+                    }
+                }
             }
             counts
         }
