@@ -7,6 +7,7 @@
 //! hand. Knows neither candle nor what accuracy is.
 
 mod certificate;
+mod difference;
 mod distance;
 mod draft;
 mod execute;
@@ -46,6 +47,7 @@ pub use certificate::RecordedOptions;
 pub use certificate::SoupRecord;
 pub use certificate::TensorRecord;
 pub use certificate::sha256;
+pub use difference::Difference;
 pub use distance::DistanceTally;
 pub use distance::Distances;
 pub use distance::PairDistance;
@@ -68,7 +70,6 @@ pub use run::Merged;
 pub use run::Scanned;
 pub use run::merge;
 pub use run::scan;
-pub use verify::Difference;
 pub use verify::SelfCheck;
 pub use verify::recompute;
 pub use verify::self_check;

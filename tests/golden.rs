@@ -17,6 +17,7 @@ use sms_merge::kernel::Normalization;
 use sms_merge::kernel::Weights;
 use sms_merge::merge::Destination;
 use sms_merge::merge::MergeOptions;
+use sms_merge::merge::MergePlan;
 use sms_merge::merge::Method;
 use sms_merge::merge::Observer;
 use sms_merge::merge::merge;
@@ -52,11 +53,20 @@ fn merge_case(case: &Value, soup: &Path) {
         Durability::Unsynced,
     )
     .unwrap();
+    let plan = MergePlan::new(&ingredients, &options).unwrap();
     let observer = Observer {
         advance: &|_| (),
         interrupted: &AtomicBool::new(false),
     };
-    merge(&ingredients, &options, &destination, Vec::new(), observer).unwrap();
+    merge(
+        plan,
+        &ingredients,
+        &options,
+        &destination,
+        Vec::new(),
+        observer,
+    )
+    .unwrap();
 }
 
 /// The first tensor and byte in which two files differ, read by the crate.

@@ -19,6 +19,7 @@ use sms_merge::kernel::Weights;
 use sms_merge::merge::Destination;
 use sms_merge::merge::MergeError;
 use sms_merge::merge::MergeOptions;
+use sms_merge::merge::MergePlan;
 use sms_merge::merge::Merged;
 use sms_merge::merge::Method;
 use sms_merge::merge::Observer;
@@ -86,11 +87,19 @@ fn soup(
         Existing::Replace,
         Durability::Unsynced,
     )?;
+    let plan = MergePlan::new(&ingredients, &options)?;
     let observer = Observer {
         advance: &|_| (),
         interrupted: &AtomicBool::new(false),
     };
-    let merged = merge(&ingredients, &options, &destination, Vec::new(), observer)?;
+    let merged = merge(
+        plan,
+        &ingredients,
+        &options,
+        &destination,
+        Vec::new(),
+        observer,
+    )?;
     Ok((output, merged))
 }
 

@@ -94,13 +94,44 @@ pub(crate) fn join(
     selection: &Selection,
 ) -> anyhow::Result<Ingredients> {
     let options = open_options(reading);
-    let checkpoints: Vec<Checkpoint> = paths
-        .iter()
-        .map(|path| Checkpoint::open(path, &options))
-        .collect::<Result<_, CheckpointError>>()?;
+    let checkpoints = open_all(paths, &options, threads(reading))?;
     let mask = mask.map(|path| Checkpoint::open(path, &options));
     let joined = Ingredients::join(checkpoints, mask.transpose()?, dtypes, |name| {
         selection.takes(name)
     })?;
     Ok(joined)
+}
+
+/// Opens checkpoints, several at a time: a header of 100,000 tensors takes a while.
+fn open_all(
+    paths: &[PathBuf],
+    options: &OpenOptions,
+    threads: usize,
+) -> Result<Vec<Checkpoint>, CheckpointError> {
+    let open = |paths: &[PathBuf]| -> Result<Vec<Checkpoint>, CheckpointError> {
+        let opened = paths.iter().map(|path| Checkpoint::open(path, options));
+        opened.collect()
+    };
+    let mut parts = paths.chunks(paths.len().div_ceil(threads.max(1)).max(1));
+    let Some(first) = parts.next() else {
+        return Ok(Vec::new());
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = parts
+            .map(|part| {
+                let worker = std::thread::Builder::new().spawn_scoped(scope, || open(part));
+                (part, worker)
+            })
+            .collect();
+        let mut checkpoints = open(first)?;
+        for (part, worker) in workers {
+            // Where the system permits no more threads, this one does the work.
+            checkpoints.extend(match worker.map(std::thread::ScopedJoinHandle::join) {
+                Ok(Ok(opened)) => opened?,
+                Ok(Err(panic)) => std::panic::resume_unwind(panic),
+                Err(_) => open(part)?,
+            });
+        }
+        Ok(checkpoints)
+    })
 }

@@ -103,12 +103,12 @@ pub fn scan(
 ///
 /// Which differences are accidental zeros is known only once all of a tensor has
 /// been read, so a policy other than refusing takes one pass more.
-pub(super) fn resolved_plan(
+pub(super) fn resolve_plan(
+    mut plan: MergePlan,
     ingredients: &Ingredients,
     options: &MergeOptions,
     observer: Observer<'_>,
 ) -> Result<MergePlan, MergeError> {
-    let mut plan = MergePlan::new(ingredients, options)?;
     if options.rules.policy != MismatchPolicy::Error {
         let outcome = Job::new(ingredients, &plan, options, Sink::None).run(observer)?;
         let connectivity =
@@ -118,7 +118,7 @@ pub(super) fn resolved_plan(
     Ok(plan)
 }
 
-/// Merges the ingredients into `destination`.
+/// Merges the ingredients into `destination`, as their `plan` with these `options` says.
 ///
 /// `files` holds the cryptographic digests of each ingredient's files, or nothing.
 /// One pass over the bytes compares masks, combines, digests and writes; the soup
@@ -127,6 +127,7 @@ pub(super) fn resolved_plan(
 /// # Errors
 /// [`MergeError`]; then the destination holds what it held.
 pub fn merge(
+    plan: MergePlan,
     ingredients: &Ingredients,
     options: &MergeOptions,
     destination: &Destination,
@@ -139,7 +140,7 @@ pub fn merge(
         });
     }
     let (metadata, dropped_metadata) = carried_metadata(ingredients);
-    let plan = resolved_plan(ingredients, options, observer)?;
+    let plan = resolve_plan(plan, ingredients, options, observer)?;
     let draft = Draft::new(ingredients, options, &plan, metadata, files);
     let headers = draft.reserve_headers()?;
     let sidecars = destination.sidecars(ingredients)?;

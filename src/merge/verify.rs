@@ -13,6 +13,7 @@ use crate::kernel::Normalization;
 use crate::kernel::Weights;
 use crate::merge::MergeError;
 use crate::merge::certificate::Certificate;
+use crate::merge::difference::Difference;
 use crate::merge::job::Job;
 use crate::merge::job::Observer;
 use crate::merge::ledger::checkpoint_digest;
@@ -20,77 +21,9 @@ use crate::merge::options::MergeOptions;
 use crate::merge::plan::MergePlan;
 use crate::merge::run::prove;
 use crate::merge::run::recertify;
-use crate::merge::run::resolved_plan;
+use crate::merge::run::resolve_plan;
 use crate::merge::sink::Comparison;
 use crate::merge::sink::Sink;
-use crate::tensor::Digest;
-use crate::tensor::Shape;
-
-/// In what a soup differs from what it should be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Difference {
-    /// An element has other bits than the ingredients give.
-    Element {
-        /// The tensor.
-        tensor: String,
-        /// Its dimensions.
-        shape: Shape,
-        /// Row-major index of the element.
-        index: u64,
-    },
-    /// The soup lacks a tensor, or has it with another type or shape.
-    Missing {
-        /// The tensor.
-        tensor: String,
-    },
-    /// The soup has a tensor that it should not have.
-    Extra {
-        /// The tensor.
-        tensor: String,
-    },
-    /// An ingredient is not the one that the certificate names.
-    Ingredient {
-        /// Its position, from 0.
-        position: usize,
-        /// Its digest in the certificate.
-        recorded: Digest,
-        /// Its digest now.
-        found: Digest,
-    },
-    /// There are other ingredients than the certificate names.
-    IngredientCount {
-        /// Number in the certificate.
-        recorded: usize,
-        /// Number given.
-        found: usize,
-    },
-    /// The mask file is not the one that the certificate names.
-    MaskFile,
-    /// A tensor's bytes are not those that were written.
-    Content {
-        /// The tensor.
-        tensor: String,
-    },
-    /// A tensor's non-zero elements are not those of its mask.
-    Mask {
-        /// The tensor.
-        tensor: String,
-        /// Non-zero elements that the certificate allows for.
-        expected: u64,
-        /// Non-zero elements that it has.
-        found: u64,
-    },
-    /// What the certificate says of a tensor is not what the ingredients give.
-    Record {
-        /// The tensor.
-        tensor: String,
-    },
-    /// The certificate contradicts itself.
-    Certificate {
-        /// What does not fit.
-        what: &'static str,
-    },
-}
 
 /// Computes a soup again and compares every bit.
 ///
@@ -138,7 +71,9 @@ pub fn recompute(
     let checkpoints = in_recorded_order(checkpoints, certificate);
     let ingredients =
         Ingredients::join(checkpoints, mask_file, dtypes, |name| options.selects(name))?;
-    let plan = match resolved_plan(&ingredients, &options, observer) {
+    let plan = MergePlan::new(&ingredients, &options)
+        .and_then(|plan| resolve_plan(plan, &ingredients, &options, observer));
+    let plan = match plan {
         Err(MergeError::WeightCount { .. }) => return unfit("the number of weights"),
         Err(MergeError::UnusedPattern { .. }) => return unfit("a pattern"),
         plan => plan?,

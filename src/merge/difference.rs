@@ -1,0 +1,70 @@
+//! What a verification finds.
+
+use crate::tensor::Digest;
+use crate::tensor::Shape;
+
+/// In what a soup differs from what it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// An element has other bits than the ingredients give.
+    Element {
+        /// The tensor.
+        tensor: String,
+        /// Its dimensions.
+        shape: Shape,
+        /// Row-major index of the element.
+        index: u64,
+    },
+    /// The soup lacks a tensor, or has it with another type or shape.
+    Missing {
+        /// The tensor.
+        tensor: String,
+    },
+    /// The soup has a tensor that it should not have.
+    Extra {
+        /// The tensor.
+        tensor: String,
+    },
+    /// An ingredient is not the one that the certificate names.
+    Ingredient {
+        /// Its position, from 0.
+        position: usize,
+        /// Its digest in the certificate.
+        recorded: Digest,
+        /// Its digest now.
+        found: Digest,
+    },
+    /// There are other ingredients than the certificate names.
+    IngredientCount {
+        /// Number in the certificate.
+        recorded: usize,
+        /// Number given.
+        found: usize,
+    },
+    /// The mask file is not the one that the certificate names.
+    MaskFile,
+    /// A tensor's bytes are not those that were written.
+    Content {
+        /// The tensor.
+        tensor: String,
+    },
+    /// A tensor's non-zero elements are not those of its mask.
+    Mask {
+        /// The tensor.
+        tensor: String,
+        /// Non-zero elements that the certificate allows for.
+        expected: u64,
+        /// Non-zero elements that it has.
+        found: u64,
+    },
+    /// What the certificate says of a tensor is not what the ingredients give.
+    Record {
+        /// The tensor.
+        tensor: String,
+    },
+    /// The certificate contradicts itself.
+    Certificate {
+        /// What does not fit.
+        what: &'static str,
+    },
+}
