@@ -37,11 +37,14 @@ impl Default for Cpu {
     }
 }
 
+/// Positions of retained elements within a piece, and room for writing too many.
+type Positions = [u16; PIECE + AT_ONCE];
+
 /// Scratch memory of one worker: 16 KiB per ingredient and a little more.
 #[derive(Debug)]
 pub struct Workspace {
     /// Positions of the retained elements within the piece.
-    positions: Box<[u16; PIECE]>,
+    positions: Box<Positions>,
     /// Retained values of each ingredient.
     columns: Vec<Box<[f64; PIECE]>>,
     /// Their combination.
@@ -92,20 +95,29 @@ impl Retained<'_> {
     }
 }
 
+/// Positions written at once, needed or not: a branch per set bit would be guessed
+/// wrong once per word.
+const AT_ONCE: usize = 8;
+
 /// Writes the positions of the set bits and returns their number.
 #[inline(always)]
-fn list_positions(positions: &mut [u16; PIECE], mask: &[u64]) -> usize {
+fn list_positions(positions: &mut Positions, mask: &[u64]) -> usize {
     let mut n_retained = 0;
     for (index, &word) in mask.iter().enumerate() {
+        let base = index as u16 * 64;
         let mut rest = word;
-        while rest != 0 {
-            let position = index as u32 * 64 + rest.trailing_zeros();
-            positions[n_retained % PIECE] = position as u16;
-            n_retained += 1;
-            rest &= rest - 1;
+        let end = (n_retained + word.count_ones() as usize).min(PIECE);
+        while n_retained < end {
+            // Past the last set bit these are no positions, and written over later.
+            for position in &mut positions[n_retained..n_retained + AT_ONCE] {
+                *position = base.wrapping_add(rest.trailing_zeros() as u16);
+                rest &= rest.wrapping_sub(1);
+            }
+            n_retained += AT_ONCE;
         }
+        n_retained = end;
     }
-    n_retained.min(PIECE)
+    n_retained
 }
 
 /// Room for `n` elements of `N` bytes.
@@ -223,7 +235,7 @@ fn wide_mean_of_columns(means: &mut [f64], columns: &[Box<[f64; PIECE]>], weight
 
 /// [`Backend::combine`] after its checks.
 struct Combine<'a> {
-    positions: &'a mut [u16; PIECE],
+    positions: &'a mut Positions,
     columns: &'a mut [Box<[f64; PIECE]>],
     means: &'a mut [f64; PIECE],
     compact: &'a mut [[u8; 8]; PIECE],
@@ -287,7 +299,7 @@ impl Backend for Cpu {
                 .expect("the vector holds PIECE elements")
         };
         Workspace {
-            positions: Box::new([0; PIECE]),
+            positions: Box::new([0; PIECE + AT_ONCE]),
             columns: (0..n_ingredients).map(|_| zeros()).collect(),
             means: zeros(),
             compact: Box::new([[0; 8]; PIECE]),
