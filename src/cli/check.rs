@@ -94,7 +94,10 @@ pub(crate) fn run(arguments: &CheckArguments, interrupted: &AtomicBool) -> anyho
                 .map(|checkpoint| checkpoint.path().to_string_lossy().into_owned())
                 .collect(),
             mask: total,
-            tensors: tensors.iter().map(MaskObject::new).collect(),
+            tensors: tensors
+                .iter()
+                .map(|tensor| MaskObject::new(tensor))
+                .collect(),
             mismatch: mismatch.map(|mismatch| MismatchObject::new(mismatch)),
             warnings,
         };

@@ -2,6 +2,7 @@
 //! walks out.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
@@ -141,7 +142,7 @@ struct Inspection<'a> {
 }
 
 impl Inspection<'_> {
-    fn masks(&self) -> Vec<TensorMask> {
+    fn masks(&self) -> Vec<Arc<TensorMask>> {
         let outcomes = self.scanned.outcome.tensors.iter();
         outcomes
             .filter_map(|outcome| outcome.mask.clone())
@@ -174,7 +175,7 @@ impl Inspection<'_> {
                     Convention::Nncf => "nncf",
                     Convention::ModelOpt => "modelopt",
                 },
-                mask: outcome.mask.as_ref().map(MaskObject::new),
+                mask: outcome.mask.as_deref().map(MaskObject::new),
             }
         })
         .collect()

@@ -1,6 +1,8 @@
 //! Masks as people and programs see them: what was found of each tensor walks in,
 //! tables and objects walk out.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use sms_merge::connectivity::Mismatch;
 use sms_merge::connectivity::MismatchPolicy;
@@ -73,7 +75,7 @@ pub(crate) struct TotalObject {
 
 impl TotalObject {
     /// The sum over those of `tensors` that are pruned.
-    pub(crate) fn new(tensors: &[TensorMask], digest: Option<Digest>) -> Self {
+    pub(crate) fn new(tensors: &[Arc<TensorMask>], digest: Option<Digest>) -> Self {
         let pruned = tensors.iter().filter(|tensor| tensor.is_pruned);
         let (numel, retained) = pruned.fold((0, 0), |(numel, retained), tensor| {
             (numel + tensor.shape.numel(), retained + tensor.retained)
@@ -337,7 +339,7 @@ fn share(tensor: &TensorMask) -> f64 {
 
 /// What was found of each of `tensors`, for people. Dense ones are left out unless
 /// `show_dense`.
-pub(crate) fn masks_text(tensors: &[TensorMask], show_dense: bool) -> String {
+pub(crate) fn masks_text(tensors: &[Arc<TensorMask>], show_dense: bool) -> String {
     let shown = tensors
         .iter()
         .filter(|tensor| tensor.is_pruned || show_dense);

@@ -2,6 +2,7 @@
 //! walk out.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -91,7 +92,7 @@ impl Summary<'_> {
         Ok(())
     }
 
-    fn masks(&self) -> &[TensorMask] {
+    fn masks(&self) -> &[Arc<TensorMask>] {
         self.merged.connectivity.tensors()
     }
 
@@ -129,7 +130,7 @@ impl Summary<'_> {
                     action: action_word(planned.action),
                     retained_zeros: outcome.counts.retained_zeros,
                     non_finite: outcome.counts.non_finite,
-                    mask: outcome.mask.as_ref().map(MaskObject::new),
+                    mask: outcome.mask.as_deref().map(MaskObject::new),
                 })
                 .collect(),
             distances: merged.distances.as_ref(),
@@ -233,7 +234,7 @@ impl Summary<'_> {
         warnings.extend(self.mask_warnings());
         let outcomes = &merged.outcome.tensors;
         let is_pruned =
-            |mask: &Option<TensorMask>| mask.as_ref().is_some_and(|mask| mask.is_pruned);
+            |mask: &Option<Arc<TensorMask>>| mask.as_ref().is_some_and(|mask| mask.is_pruned);
         let zeros: u64 = outcomes
             .iter()
             .filter(|outcome| is_pruned(&outcome.mask))

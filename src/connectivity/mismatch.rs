@@ -1,5 +1,7 @@
 //! From tallies to a proof, or to a report of where and how masks differ.
 
+use std::sync::Arc;
+
 use crate::tensor::{Digest, Digester, Shape};
 
 use super::agreement::Agreement;
@@ -134,7 +136,7 @@ pub enum Verdict {
 #[derive(Clone, Debug)]
 pub struct Mismatch {
     /// Every tensor with a mask, in the order of the output.
-    pub tensors: Vec<TensorMask>,
+    pub tensors: Vec<Arc<TensorMask>>,
     /// Names of what was compared: the mask file, if one was given, then the ingredients.
     pub participants: Vec<String>,
     /// Agreement over all tensors with a mask.
@@ -146,10 +148,13 @@ pub struct Mismatch {
 impl Mismatch {
     /// The tensors in which participants differ by more than accidental zeros.
     pub fn differing(&self) -> impl Iterator<Item = &TensorMask> {
-        self.tensors.iter().filter(|tensor| tensor.is_mismatch())
+        self.tensors
+            .iter()
+            .map(Arc::as_ref)
+            .filter(|tensor| tensor.is_mismatch())
     }
 
-    fn new(tensors: Vec<TensorMask>, participants: Vec<String>) -> Self {
+    fn new(tensors: Vec<Arc<TensorMask>>, participants: Vec<String>) -> Self {
         let n_participants = participants.len();
         let mut pairwise = Pairwise::empty(n_participants);
         let mut retained_by = vec![0_u64; n_participants];
@@ -226,7 +231,7 @@ fn verdict(pairwise: &Pairwise, retained_by: &[u64], numel: u64) -> Verdict {
 /// cannot be published without one.
 #[derive(Clone, Debug)]
 pub struct Connectivity {
-    tensors: Vec<TensorMask>,
+    tensors: Vec<Arc<TensorMask>>,
     digest: Digest,
     policy: MismatchPolicy,
 }
@@ -239,11 +244,13 @@ impl Connectivity {
     /// [`Mismatch`] if a pruned tensor's masks differ, by more than accidental
     /// zeros, and the policy is to refuse that.
     pub fn prove(
-        tensors: Vec<TensorMask>,
+        tensors: Vec<Arc<TensorMask>>,
         participants: &[String],
         rules: &Rules,
     ) -> Result<Self, Box<Mismatch>> {
-        if rules.policy == MismatchPolicy::Error && tensors.iter().any(TensorMask::is_mismatch) {
+        if rules.policy == MismatchPolicy::Error
+            && tensors.iter().any(|tensor| tensor.is_mismatch())
+        {
             return Err(Box::new(Mismatch::new(tensors, participants.to_vec())));
         }
         let pruned = tensors.iter().filter(|tensor| tensor.is_pruned);
@@ -256,7 +263,7 @@ impl Connectivity {
     }
 
     /// Every tensor that could have been pruned, in the order of the output.
-    pub fn tensors(&self) -> &[TensorMask] {
+    pub fn tensors(&self) -> &[Arc<TensorMask>] {
         &self.tensors
     }
 

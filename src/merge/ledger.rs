@@ -1,6 +1,7 @@
 //! Tiles finish in any order and are entered in one: that of the output.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::checkpoint::Ingredients;
 use crate::connectivity::DENSE_ZERO_FRACTION;
@@ -25,7 +26,7 @@ use crate::tensor::Shape;
 #[derive(Clone, Debug)]
 pub struct TensorOutcome {
     /// Its mask; `None` if it could have none.
-    pub mask: Option<TensorMask>,
+    pub mask: Option<Arc<TensorMask>>,
     /// Digests of each ingredient's values.
     pub values: Box<[Digest]>,
     /// Digests of each ingredient's stored mask.
@@ -187,7 +188,7 @@ impl<'a> Ledger<'a> {
             let gram = open.gram.clone();
             let outcome = self.close(open);
             if let Some(gram) = gram {
-                self.add_distances(index, &gram, outcome.mask.as_ref());
+                self.add_distances(index, &gram, outcome.mask.as_deref());
             }
             self.tensors.push(outcome);
         }
@@ -240,7 +241,7 @@ impl<'a> Ledger<'a> {
         });
         let finish = |list: Option<DigestList>| list.map(|list| list.finish());
         TensorOutcome {
-            mask,
+            mask: mask.map(Arc::new),
             values: open.values.iter().map(DigestList::finish).collect(),
             stored_masks: open.stored_masks.into_iter().map(finish).collect(),
             given_mask: finish(open.given_mask),

@@ -1,6 +1,7 @@
 //! A merge from end to end, and a look at masks without one.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::checkpoint::Ingredients;
 use crate::connectivity::Connectivity;
@@ -72,7 +73,7 @@ pub(super) fn prove(
     ingredients: &Ingredients,
     options: &MergeOptions,
 ) -> Result<Connectivity, Box<Mismatch>> {
-    let masks: Vec<TensorMask> = outcome
+    let masks: Vec<Arc<TensorMask>> = outcome
         .tensors
         .iter()
         .filter_map(|tensor| tensor.mask.clone())

@@ -38,7 +38,7 @@ fn judge(masks: &[Vec<u64>], expectation: Expectation, rules: &Rules) -> TensorM
 fn prove(masks: &[Vec<u64>], rules: &Rules) -> Result<Connectivity, Box<Mismatch>> {
     let participants: Vec<String> = (0..masks.len()).map(|index| index.to_string()).collect();
     Connectivity::prove(
-        vec![judge(masks, Expectation::FromZeros, rules)],
+        vec![Arc::new(judge(masks, Expectation::FromZeros, rules))],
         &participants,
         rules,
     )
