@@ -507,8 +507,13 @@ fn always(missing: Missing, log: &str) -> Vec<String> {
     match missing {
         Missing::Nothing => Vec::new(),
         Missing::UnnamedFiles => {
-            let mut opens = log.lines().filter(|line| line.contains(" openat("));
-            let first = opens.position(|line| line.contains("O_TMPFILE")).unwrap();
+            // strace counts the calls of each thread on its own.
+            let thread = |line: &str| line.split_whitespace().next().map(str::to_owned);
+            let unnamed = log.lines().find(|line| line.contains("O_TMPFILE")).unwrap();
+            let mut opens = log
+                .lines()
+                .filter(|line| line.contains(" openat(") && thread(line) == thread(unnamed));
+            let first = opens.position(|line| line == unnamed).unwrap();
             vec![format!("inject=openat:error=EOPNOTSUPP:when={}", first + 1)]
         }
         Missing::RenameFlags => vec!["inject=renameat2:error=EINVAL".to_owned()],
