@@ -71,6 +71,12 @@ fn piece_product(a: &[f64], b: &[f64]) -> f64 {
     for ((lane, a), b) in lanes.iter_mut().zip(a_rest).zip(b_rest) {
         *lane += a * b;
     }
-    let [l0, l1, l2, l3, l4, l5, l6, l7] = lanes;
+    add_lanes(&lanes)
+}
+
+/// The sum of the lanes. Not inlined: seeing this order of additions, the compiler
+/// keeps the lanes in pairs all along, and the loop in vectors of two.
+#[inline(never)]
+fn add_lanes(&[l0, l1, l2, l3, l4, l5, l6, l7]: &[f64; LANES]) -> f64 {
     ((l0 + l4) + (l2 + l6)) + ((l1 + l5) + (l3 + l7))
 }
