@@ -169,10 +169,25 @@ impl<'a> Worker<'a> {
         self.latest.fill(usize::MAX);
         self.resident_bytes += bytes;
         if self.resident_bytes > RESIDENT_BYTES / self.job.plan.threads as u64 {
+            // From the first to the last byte in one call per file. What other threads
+            // read in between goes too, and comes back if they are not done with it.
+            let mut spans: Vec<Used<'_>> = Vec::new();
             for used in self.resident.drain(..) {
-                used.checkpoint.shards()[used.shard]
+                let span = spans.iter_mut().find(|span| {
+                    std::ptr::eq(span.checkpoint, used.checkpoint) && span.shard == used.shard
+                });
+                match span {
+                    Some(span) => {
+                        span.begin = span.begin.min(used.begin);
+                        span.end = span.end.max(used.end);
+                    }
+                    None => spans.push(used),
+                }
+            }
+            for span in spans {
+                span.checkpoint.shards()[span.shard]
                     .source()
-                    .release(used.begin, used.end - used.begin);
+                    .release(span.begin, span.end - span.begin);
             }
             self.resident_bytes = 0;
         }
