@@ -96,8 +96,11 @@ pub struct MergePlan {
 
 /// Anonymous memory that the working threads may take together.
 const WORKER_MEMORY: u64 = 48 << 20;
-/// Anonymous memory per tensor: names, places, counts and digests.
-const TENSOR_MEMORY: u64 = 2 << 10;
+/// Anonymous memory per tensor: its places, counts, digests and records. With four
+/// ingredients 100,000 tensors were measured to take 250 MB.
+const TENSOR_MEMORY: u64 = 1536;
+/// Anonymous memory per tensor and ingredient: its name, place and digests.
+const STORED_MEMORY: u64 = 300;
 
 impl MergePlan {
     /// Plans a soup of `ingredients`.
@@ -135,8 +138,9 @@ impl MergePlan {
             .threads
             .min((WORKER_MEMORY / per_thread) as usize)
             .max(1);
+        let per_tensor = TENSOR_MEMORY + STORED_MEMORY * ingredients.count() as u64;
         let peak_memory =
-            per_thread * threads as u64 + TENSOR_MEMORY * tensors.len() as u64 + (8 << 20);
+            per_thread * threads as u64 + per_tensor * tensors.len() as u64 + (8 << 20);
         Ok(Self {
             tensors,
             layouts,
