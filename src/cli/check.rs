@@ -70,13 +70,13 @@ pub(crate) fn run(arguments: &CheckArguments, interrupted: &AtomicBool) -> anyho
     )?;
     options.include = selection.include;
     options.exclude = selection.exclude;
-    let bytes = MergePlan::new(&ingredients, &options)?.bytes_to_read;
-    let progress = Progress::new(bytes, &arguments.report);
+    let plan = MergePlan::new(&ingredients, &options)?;
+    let progress = Progress::new(plan.bytes_to_read, &arguments.report);
     let observer = Observer {
         advance: &|bytes| progress.advance(bytes),
         interrupted,
     };
-    let scanned = scan(&ingredients, &options, observer);
+    let scanned = scan(plan, &ingredients, &options, observer);
     progress.clear();
     let connectivity = scanned?.connectivity;
     let (tensors, digest, mismatch) = match &connectivity {

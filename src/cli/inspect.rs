@@ -100,13 +100,13 @@ pub(crate) fn run(arguments: &InspectArguments, interrupted: &AtomicBool) -> any
     options.rules = rules(&arguments.mask, OnMaskMismatch::Error)?;
     options.threads = threads(&arguments.reading);
     options.distances = false;
-    let bytes = MergePlan::new(&ingredients, &options)?.bytes_to_read;
-    let progress = Progress::new(bytes, &arguments.report);
+    let plan = MergePlan::new(&ingredients, &options)?;
+    let progress = Progress::new(plan.bytes_to_read, &arguments.report);
     let observer = Observer {
         advance: &|bytes| progress.advance(bytes),
         interrupted,
     };
-    let scanned = scan(&ingredients, &options, observer);
+    let scanned = scan(plan, &ingredients, &options, observer);
     progress.clear();
     let scanned = scanned?;
     let checkpoint = &ingredients.checkpoints()[0];

@@ -81,16 +81,17 @@ pub(super) fn prove(
     Connectivity::prove(masks, &participants(ingredients), &options.rules)
 }
 
-/// Compares the masks of all ingredients and digests what it reads.
+/// Compares the masks of all ingredients, as their `plan` with these `options` says, and
+/// digests what it reads.
 ///
 /// # Errors
 /// [`MergeError`] if something cannot be read; differing masks are no error here.
 pub fn scan(
+    plan: MergePlan,
     ingredients: &Ingredients,
     options: &MergeOptions,
     observer: Observer<'_>,
 ) -> Result<Scanned, MergeError> {
-    let plan = MergePlan::new(ingredients, options)?;
     let outcome = Job::new(ingredients, &plan, options, Sink::None).run(observer)?;
     let connectivity = prove(&outcome, ingredients, options);
     Ok(Scanned {

@@ -27,16 +27,7 @@ impl Tile<'_> {
         let width = (self.planned.slot.dtype.bits() / 8) as usize;
         for (index, out_piece) in out.chunks_mut(PIECE * width).enumerate() {
             let (begin, n_elements) = (index * PIECE, out_piece.len() / width);
-            let inputs: Vec<Input<'_>> = self
-                .bytes
-                .values
-                .iter()
-                .enumerate()
-                .map(|(i, bytes)| Input {
-                    bytes: self.piece(bytes, begin, n_elements),
-                    dtype: self.stored(i).dtype,
-                })
-                .collect();
+            let inputs = self.inputs(begin, n_elements);
             let mask = mask.map(|mask| &mask[begin / 64..(begin + n_elements).div_ceil(64)]);
             let dtype = self.planned.slot.dtype;
             let weights = &self.job.options.weights;
@@ -56,6 +47,17 @@ impl Tile<'_> {
             counts.non_finite += found.non_finite;
         }
         Ok((counts, gram))
+    }
+
+    /// What every ingredient has of a piece.
+    fn inputs(&self, begin: usize, n_elements: usize) -> Vec<Input<'_>> {
+        let values = self.bytes.values.iter().enumerate();
+        values
+            .map(|(i, bytes)| Input {
+                bytes: self.piece(bytes, begin, n_elements),
+                dtype: self.stored(i).dtype,
+            })
+            .collect()
     }
 
     /// The error for the first element of a piece that is not finite.
@@ -107,27 +109,17 @@ impl Tile<'_> {
                 })
             })
             .collect::<Result<Vec<_>, MergeError>>()?;
-        let variances: Vec<Input<'_>> = self
-            .bytes
-            .values
-            .iter()
-            .enumerate()
-            .map(|(i, bytes)| Input {
-                bytes,
-                dtype: self.stored(i).dtype,
-            })
-            .collect();
         let dtype = self.planned.slot.dtype;
         let width = (dtype.bits() / 8) as usize;
         for (index, out_piece) in out.chunks_mut(PIECE * width).enumerate() {
             let (begin, n_elements) = (index * PIECE, out_piece.len() / width);
-            let variances: Vec<Input<'_>> = variances
-                .iter()
-                .map(|&input| input_piece(input, begin, n_elements))
-                .collect();
+            let variances = self.inputs(begin, n_elements);
             let means: Vec<Input<'_>> = means
                 .iter()
-                .map(|&input| input_piece(input, begin, n_elements))
+                .map(|mean| Input {
+                    bytes: self.piece(mean.bytes, begin, n_elements),
+                    dtype: mean.dtype,
+                })
                 .collect();
             pooled_variance(
                 out_piece,
@@ -180,13 +172,5 @@ impl Tile<'_> {
             });
         }
         Ok(())
-    }
-}
-
-fn input_piece(input: Input<'_>, begin: usize, n_elements: usize) -> Input<'_> {
-    let width = (input.dtype.bits() / 8) as usize;
-    Input {
-        bytes: &input.bytes[begin * width..(begin + n_elements) * width],
-        dtype: input.dtype,
     }
 }
