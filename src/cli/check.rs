@@ -20,9 +20,9 @@ use crate::cli::exit::Exit;
 use crate::cli::ingredients::choose;
 use crate::cli::ingredients::expand;
 use crate::cli::ingredients::repeated;
-use crate::cli::inputs::Selection;
 use crate::cli::inputs::join;
 use crate::cli::inputs::rules;
+use crate::cli::inputs::select;
 use crate::cli::inputs::threads;
 use crate::cli::masks;
 use crate::cli::masks::MaskObject;
@@ -60,16 +60,14 @@ pub(crate) fn run(arguments: &CheckArguments, interrupted: &AtomicBool) -> anyho
     options.rules = rules(&arguments.mask, OnMaskMismatch::Error)?;
     options.threads = threads(&arguments.reading);
     options.distances = false;
-    let selection = Selection::new(&arguments.selection)?;
+    select(&arguments.selection, &mut options)?;
     let ingredients = join(
         &paths,
         mask,
         &arguments.reading,
         DtypeRule::AnyFloat,
-        &selection,
+        &options,
     )?;
-    options.include = selection.include;
-    options.exclude = selection.exclude;
     let plan = MergePlan::new(&ingredients, &options)?;
     let progress = Progress::new(plan.bytes_to_read, &arguments.report);
     let observer = Observer {

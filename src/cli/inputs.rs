@@ -12,6 +12,7 @@ use sms_merge::checkpoint::map::Access;
 use sms_merge::connectivity::MismatchPolicy;
 use sms_merge::connectivity::NamePatterns;
 use sms_merge::connectivity::Rules;
+use sms_merge::merge::MergeOptions;
 use sms_merge::merge::default_threads;
 
 use crate::cli::args::MaskArguments;
@@ -20,26 +21,14 @@ use crate::cli::args::ReadingArguments;
 use crate::cli::args::SelectionArguments;
 use crate::cli::exit::UsageError;
 
-/// Which tensors are taken.
-pub(crate) struct Selection {
-    /// Only these; all if empty.
-    pub(crate) include: NamePatterns,
-    /// Not these.
-    pub(crate) exclude: NamePatterns,
-}
-
-impl Selection {
-    /// What `--include` and `--exclude` say.
-    pub(crate) fn new(arguments: &SelectionArguments) -> Result<Self, UsageError> {
-        Ok(Self {
-            include: patterns("--include", &arguments.include)?,
-            exclude: patterns("--exclude", &arguments.exclude)?,
-        })
-    }
-
-    fn takes(&self, name: &str) -> bool {
-        (self.include.is_empty() || self.include.matches(name)) && !self.exclude.matches(name)
-    }
+/// Puts what `--include` and `--exclude` say into the options.
+pub(crate) fn select(
+    arguments: &SelectionArguments,
+    options: &mut MergeOptions,
+) -> Result<(), UsageError> {
+    options.include = patterns("--include", &arguments.include)?;
+    options.exclude = patterns("--exclude", &arguments.exclude)?;
+    Ok(())
 }
 
 /// How masks are read and compared.
@@ -85,25 +74,26 @@ pub(crate) fn threads(arguments: &ReadingArguments) -> usize {
     arguments.threads.unwrap_or_else(default_threads)
 }
 
-/// Opens checkpoints and joins them, with a mask file if one is given.
+/// Opens checkpoints and joins the tensors that the options select, with a mask file if
+/// one is given.
 pub(crate) fn join(
     paths: &[PathBuf],
     mask: Option<&Path>,
     reading: &ReadingArguments,
     dtypes: DtypeRule,
-    selection: &Selection,
+    merge_options: &MergeOptions,
 ) -> anyhow::Result<Ingredients> {
     let options = open_options(reading);
     let checkpoints = open_all(paths, &options, threads(reading))?;
     let mask = mask.map(|path| Checkpoint::open(path, &options));
     let joined = Ingredients::join(checkpoints, mask.transpose()?, dtypes, |name| {
-        selection.takes(name)
+        merge_options.selects(name)
     })?;
     Ok(joined)
 }
 
 /// Opens checkpoints, several at a time: a header of 100,000 tensors takes a while.
-fn open_all(
+pub(crate) fn open_all(
     paths: &[PathBuf],
     options: &OpenOptions,
     threads: usize,

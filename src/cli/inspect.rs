@@ -9,7 +9,6 @@ use serde::Serialize;
 use sms_merge::checkpoint::Convention;
 use sms_merge::checkpoint::DtypeRule;
 use sms_merge::checkpoint::Ingredients;
-use sms_merge::connectivity::NamePatterns;
 use sms_merge::connectivity::TensorMask;
 use sms_merge::kernel::Weights;
 use sms_merge::merge::CERTIFICATE_KEY;
@@ -29,7 +28,6 @@ use crate::cli::SCHEMA;
 use crate::cli::args::InspectArguments;
 use crate::cli::args::OnMaskMismatch;
 use crate::cli::exit::Exit;
-use crate::cli::inputs::Selection;
 use crate::cli::inputs::join;
 use crate::cli::inputs::rules;
 use crate::cli::inputs::threads;
@@ -84,22 +82,18 @@ struct TensorObject {
 
 /// Reads every tensor once and shows what was found.
 pub(crate) fn run(arguments: &InspectArguments, interrupted: &AtomicBool) -> anyhow::Result<Exit> {
-    let everything = Selection {
-        include: NamePatterns::default(),
-        exclude: NamePatterns::default(),
-    };
-    let ingredients = join(
-        std::slice::from_ref(&arguments.checkpoint),
-        arguments.mask.mask.as_deref(),
-        &arguments.reading,
-        DtypeRule::AnyFloat,
-        &everything,
-    )?;
     let uniform = Weights::uniform(1).map_err(MergeError::Weights)?;
     let mut options = MergeOptions::new(Method::Uniform, uniform);
     options.rules = rules(&arguments.mask, OnMaskMismatch::Error)?;
     options.threads = threads(&arguments.reading);
     options.distances = false;
+    let ingredients = join(
+        std::slice::from_ref(&arguments.checkpoint),
+        arguments.mask.mask.as_deref(),
+        &arguments.reading,
+        DtypeRule::AnyFloat,
+        &options,
+    )?;
     let plan = MergePlan::new(&ingredients, &options)?;
     let progress = Progress::new(plan.bytes_to_read, &arguments.report);
     let observer = Observer {

@@ -34,9 +34,9 @@ use crate::cli::exit::Exit;
 use crate::cli::ingredients::choose;
 use crate::cli::ingredients::expand;
 use crate::cli::ingredients::repeated;
-use crate::cli::inputs::Selection;
 use crate::cli::inputs::join;
 use crate::cli::inputs::rules;
+use crate::cli::inputs::select;
 use crate::cli::inputs::threads;
 use crate::cli::plan;
 use crate::cli::progress::Progress;
@@ -136,12 +136,8 @@ fn open(
         Some(_) => DtypeRule::AnyFloat,
         None => DtypeRule::Same,
     };
-    let selection = Selection {
-        include: options.include.clone(),
-        exclude: options.exclude.clone(),
-    };
     let mask = arguments.mask.mask.as_deref();
-    join(paths, mask, &arguments.reading, dtypes, &selection)
+    join(paths, mask, &arguments.reading, dtypes, options)
 }
 
 fn options(arguments: &MergeArguments, n_ingredients: usize) -> anyhow::Result<MergeOptions> {
@@ -167,9 +163,7 @@ fn options(arguments: &MergeArguments, n_ingredients: usize) -> anyhow::Result<M
     };
     let mut options = MergeOptions::new(method, weights.map_err(MergeError::Weights)?);
     options.rules = rules(&arguments.mask, arguments.on_mask_mismatch)?;
-    let selection = Selection::new(&arguments.selection)?;
-    options.include = selection.include;
-    options.exclude = selection.exclude;
+    select(&arguments.selection, &mut options)?;
     options.dtype = arguments.dtype.map(|dtype| match dtype {
         FloatType::F16 => Dtype::F16,
         FloatType::Bf16 => Dtype::BF16,

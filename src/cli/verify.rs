@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
 use sms_merge::checkpoint::Checkpoint;
-use sms_merge::checkpoint::CheckpointError;
 use sms_merge::merge::Certificate;
 use sms_merge::merge::Difference;
 use sms_merge::merge::Observer;
@@ -17,6 +16,7 @@ use crate::cli::SCHEMA;
 use crate::cli::args::VerifyArguments;
 use crate::cli::exit::Exit;
 use crate::cli::ingredients::expand;
+use crate::cli::inputs::open_all;
 use crate::cli::inputs::open_options;
 use crate::cli::inputs::threads;
 use crate::cli::progress::Progress;
@@ -53,10 +53,7 @@ pub(crate) fn run(arguments: &VerifyArguments, interrupted: &AtomicBool) -> anyh
     let paths = expand(&arguments.ingredients)?;
     let soup = Checkpoint::open(&arguments.soup, &options)?;
     let certificate = Certificate::of(&soup)?;
-    let checkpoints: Vec<Checkpoint> = paths
-        .iter()
-        .map(|path| Checkpoint::open(path, &options))
-        .collect::<Result<_, CheckpointError>>()?;
+    let checkpoints = open_all(&paths, &options, threads(&arguments.reading))?;
     let mask = arguments.mask.as_ref();
     let mask = mask
         .map(|path| Checkpoint::open(path, &options))
