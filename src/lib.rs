@@ -5,6 +5,9 @@
 pub mod checkpoint;
 pub mod connectivity;
 pub mod format;
+pub mod graph;
 pub mod kernel;
 pub mod merge;
 pub mod tensor;
+#[cfg(feature = "train")]
+pub mod train;

@@ -2,10 +2,14 @@
 
 mod digest;
 mod dtype;
+mod mask;
 mod printable;
+mod random;
 mod shape;
 
 pub use digest::{Digest, DigestList, Digester, TILE_ELEMENTS, tile_elements};
 pub use dtype::{Arithmetic, Dtype};
+pub use mask::Mask;
 pub use printable::Printable;
+pub use random::Stream;
 pub use shape::Shape;

@@ -18,6 +18,11 @@ impl Digest {
         Self(XxHash3_128::oneshot(bytes))
     }
 
+    /// Its 16 bytes, little-endian.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_le_bytes()
+    }
+
     /// The digest that its 32 hexadecimal digits stand for, or `None`.
     pub fn from_hex(text: &str) -> Option<Self> {
         let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -77,7 +82,7 @@ impl Digester {
 
     /// Continues with the 16 little-endian bytes of a digest.
     pub fn push(&mut self, digest: Digest) {
-        self.update(&digest.0.to_le_bytes());
+        self.update(&digest.to_bytes());
     }
 
     /// Continues with the length of `text` as 8 little-endian bytes, and `text`.

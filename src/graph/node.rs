@@ -1,0 +1,221 @@
+//! The vocabulary of a model: nodes, parameters and the shapes between them.
+
+use crate::tensor::Shape;
+
+/// Place of a node in [`Graph::nodes`].
+pub type NodeIdx = usize;
+
+/// Place of a parameter in [`Graph::parameters`].
+pub type ParameterIdx = usize;
+
+/// A feed-forward network for the classification of images.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Graph {
+    /// Name of the model, such as `resnet20`.
+    pub name: String,
+    /// Nodes in topological order. The first is the only [`Op::Input`]; the last one's
+    /// output are the logits, one channel per class.
+    pub nodes: Vec<Node>,
+    /// Parameters and statistics, in the order of torch's `state_dict`.
+    pub parameters: Vec<Parameter>,
+}
+
+impl Graph {
+    /// Shape of one input image.
+    pub fn input(&self) -> Features {
+        self.nodes[0].output
+    }
+
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        self.nodes.last().map_or(0, |node| node.output.channels)
+    }
+}
+
+/// One operation and where its operands come from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// What is computed.
+    pub op: Op,
+    /// Nodes whose outputs are the operands, each before this one.
+    pub inputs: Vec<NodeIdx>,
+    /// Shape of the output for one image.
+    pub output: Features,
+}
+
+/// Shape of what flows between nodes, for one image, row-major (channels, height,
+/// width). A vector has height and width 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// Channels of a map, or elements of a vector.
+    pub channels: usize,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+impl Features {
+    /// A vector of `channels` elements.
+    pub fn vector(channels: usize) -> Self {
+        Self {
+            channels,
+            height: 1,
+            width: 1,
+        }
+    }
+
+    /// Rows times columns.
+    pub fn pixels(self) -> usize {
+        self.height * self.width
+    }
+
+    /// Number of elements.
+    pub fn numel(self) -> usize {
+        self.channels * self.pixels()
+    }
+}
+
+/// What a node computes. Pairs are (vertical, horizontal).
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// The image.
+    Input,
+    /// Cross-correlation, zero padding on both sides, as torch's `Conv2d` with
+    /// `groups = 1` and `dilation = 1`.
+    Conv2d {
+        /// (out_channels, in_channels, kernel height, kernel width).
+        weight: ParameterIdx,
+        /// (out_channels).
+        bias: Option<ParameterIdx>,
+        /// Kernel height and width.
+        kernel: [usize; 2],
+        /// Stride.
+        stride: [usize; 2],
+        /// Rows and columns of zeros added at each side.
+        padding: [usize; 2],
+    },
+    /// `W x + b` of a vector.
+    Linear {
+        /// (out_features, in_features).
+        weight: ParameterIdx,
+        /// (out_features).
+        bias: Option<ParameterIdx>,
+    },
+    /// Batch normalisation per channel, as torch's `BatchNorm2d` (or `BatchNorm1d`, of
+    /// a vector).
+    BatchNorm {
+        /// Scale, (channels).
+        weight: ParameterIdx,
+        /// Shift, (channels).
+        bias: ParameterIdx,
+        /// (channels).
+        running_mean: ParameterIdx,
+        /// (channels), of the unbiased variance.
+        running_var: ParameterIdx,
+        /// Scalar.
+        num_batches_tracked: ParameterIdx,
+        /// Added to the variance.
+        epsilon: f64,
+        /// Share of the new batch in a running statistic.
+        momentum: f64,
+    },
+    /// `max(x, 0)`.
+    Relu,
+    /// Sum of two maps of one shape.
+    Add,
+    /// Maximum of each window; padding never wins.
+    MaxPool {
+        /// Window height and width.
+        kernel: [usize; 2],
+        /// Stride.
+        stride: [usize; 2],
+        /// Rows and columns added at each side, at most half of the window.
+        padding: [usize; 2],
+    },
+    /// Mean of each window, without padding.
+    AvgPool {
+        /// Window height and width.
+        kernel: [usize; 2],
+        /// Stride.
+        stride: [usize; 2],
+    },
+    /// Mean over all pixels of each channel.
+    GlobalAvgPool,
+    /// The shortcut without parameters (option A): every `stride`-th row and column,
+    /// and channels of zeros in front of and behind the input's.
+    /// Source: He et al., arXiv:1512.03385, section 4.2.
+    PadShortcut {
+        /// Stride in both directions.
+        stride: usize,
+        /// Channels of zeros in front.
+        before: usize,
+        /// Channels of zeros behind.
+        after: usize,
+    },
+    /// The map as a vector, in the order (channel, row, column).
+    Flatten,
+    /// In training, each element is zeroed with this probability and the others are
+    /// divided by the rest; otherwise the identity.
+    Dropout {
+        /// Probability, in [0, 1).
+        probability: f64,
+    },
+}
+
+/// A learned tensor, or a statistic of batch normalisation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameter {
+    /// Name in torch's `state_dict`.
+    pub name: String,
+    /// Shape, as in torch.
+    pub shape: Shape,
+    /// What it is for.
+    pub role: Role,
+    /// How it begins.
+    pub initialiser: Initialiser,
+}
+
+/// What a parameter is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Weight of a linear or convolution layer: learned, and the only role that is
+    /// pruned.
+    Weight,
+    /// Bias of a linear or convolution layer: learned.
+    Bias,
+    /// Scale of a batch norm: learned.
+    Scale,
+    /// Shift of a batch norm: learned.
+    Shift,
+    /// Running mean of a batch norm: a statistic.
+    RunningMean,
+    /// Running variance of a batch norm: a statistic.
+    RunningVariance,
+    /// Batches seen by a batch norm: a count, stored as I64.
+    BatchCount,
+}
+
+impl Role {
+    /// Whether gradients change it.
+    pub fn is_learned(self) -> bool {
+        matches!(self, Self::Weight | Self::Bias | Self::Scale | Self::Shift)
+    }
+}
+
+/// How a parameter begins.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Initialiser {
+    /// All elements have this value.
+    Constant(f64),
+    /// Uniform in `[-bound, bound)`.
+    Uniform {
+        /// Half of the width of the interval.
+        bound: f64,
+    },
+    /// Normal with mean 0.
+    Normal {
+        /// Standard deviation.
+        deviation: f64,
+    },
+}
