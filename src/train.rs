@@ -3,6 +3,7 @@
 
 pub mod engine;
 mod loss;
+pub mod native;
 mod weights;
 
 pub use loss::{Loss, Objective, largest, softmax};
