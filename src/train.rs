@@ -3,7 +3,9 @@
 
 pub mod engine;
 mod loss;
+mod optimizer;
 mod weights;
 
 pub use loss::{Loss, Objective, largest, softmax};
+pub use optimizer::Rule;
 pub use weights::Weights;
