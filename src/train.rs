@@ -4,6 +4,7 @@
 pub mod engine;
 mod loss;
 mod optimizer;
+pub mod schedule;
 mod weights;
 
 pub use loss::{Loss, Objective, largest, softmax};
