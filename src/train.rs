@@ -1,6 +1,7 @@
 //! The training hall: a [`Graph`](crate::graph::Graph), weights and data walk in,
 //! weights and metrics walk out. Merges nothing. The only door to candle.
 
+pub mod data;
 pub mod engine;
 mod loss;
 mod optimizer;
