@@ -2,6 +2,8 @@
 
 use crate::tensor::Shape;
 
+use std::fmt;
+
 /// Place of a node in [`Graph::nodes`].
 pub type NodeIdx = usize;
 
@@ -73,6 +75,17 @@ impl Features {
     /// Number of elements.
     pub fn numel(self) -> usize {
         self.channels * self.pixels()
+    }
+}
+
+/// `channels x height x width`, such as `3x32x32`; a vector is one number.
+impl fmt::Display for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.channels)?;
+        if self.height != 1 || self.width != 1 {
+            write!(f, "x{}x{}", self.height, self.width)?;
+        }
+        Ok(())
     }
 }
 
