@@ -3,10 +3,12 @@
 
 mod build;
 mod error;
+mod layer;
 pub mod models;
 mod node;
 mod spelling;
 
-pub use build::{BatchNorm, Builder, Conv2d, Linear, MOST_ELEMENTS, Start, Window};
+pub use build::{Builder, MOST_ELEMENTS};
 pub use error::BuildError;
+pub use layer::{BatchNorm, Conv2d, Linear, Start, Window};
 pub use node::{Features, Graph, Initialiser, Node, NodeIdx, Op, Parameter, ParameterIdx, Role};

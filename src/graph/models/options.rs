@@ -80,6 +80,6 @@ pub(super) fn built(
         model: spec.name.clone(),
         input: spec.input.to_string(),
         classes: spec.classes,
-        source,
+        source: Box::new(source),
     })
 }

@@ -190,7 +190,7 @@ fn errors_of_the_builder_name_the_layer() {
         panic!("{error}");
     };
     assert_eq!(
-        source,
+        *source,
         BuildError::Output {
             layer: "`fc3`".to_owned(),
             found: Features::vector(1)
