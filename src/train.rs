@@ -1,10 +1,12 @@
 //! The training hall: a [`Graph`](crate::graph::Graph), weights and data walk in,
 //! weights and metrics walk out. Merges nothing. The only door to candle.
 
+pub mod average;
 pub mod data;
 pub mod engine;
 mod loss;
 mod optimizer;
+pub mod recipe;
 pub mod schedule;
 mod weights;
 
