@@ -8,6 +8,7 @@ mod loss;
 mod optimizer;
 pub mod recipe;
 pub mod schedule;
+pub mod trainer;
 mod weights;
 
 pub use loss::{Loss, Objective, largest, softmax};
