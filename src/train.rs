@@ -6,4 +6,4 @@ mod loss;
 mod weights;
 
 pub use loss::{Loss, Objective, largest, softmax};
-pub use weights::Weights;
+pub use weights::{NamedTensor, Values, Weights, WeightsError, write_tensors};
