@@ -13,4 +13,4 @@ mod weights;
 
 pub use loss::{Loss, Objective, largest, softmax};
 pub use optimizer::Rule;
-pub use weights::Weights;
+pub use weights::{NamedTensor, Values, Weights, WeightsError, write_tensors};
