@@ -2,6 +2,7 @@
 //! weights and metrics walk out. Merges nothing. The only door to candle.
 
 pub mod average;
+pub mod candle;
 pub mod data;
 pub mod engine;
 mod loss;
