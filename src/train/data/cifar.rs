@@ -92,7 +92,7 @@ fn append(
     let label_bytes = edition.label_bytes();
     let record = label_bytes + IMAGE.numel();
     let bytes = source.bytes();
-    if bytes == 0 || bytes % record as u64 != 0 {
+    if bytes == 0 || !bytes.is_multiple_of(record as u64) {
         return Err(DataError::Records {
             path: path.to_owned(),
             found: bytes,

@@ -78,26 +78,29 @@ fn digits() -> Result<Dataset, DataError> {
         embedded!("t10k-labels-idx1-ubyte.gz"),
         DIGITS_WHITE,
     )?;
-    of_known(Known::Digits, train, test, [Path::new("digits"); 2])
+    let embedded = Path::new("digits");
+    of_known(Known::Digits, train, test, embedded, [embedded; 2])
 }
 
-/// `label_paths` are the files of the labels, for training and for testing.
+/// `images` is the file of the training images; `labels` are those of the labels, for
+/// training and for testing.
 fn of_known(
     known: Known,
     train: Samples,
     test: Samples,
-    label_paths: [&Path; 2],
+    images: &Path,
+    labels: [&Path; 2],
 ) -> Result<Dataset, DataError> {
     if train.image() != known.image() {
         return Err(DataError::OtherShape {
-            path: label_paths[0].to_owned(),
+            path: images.to_owned(),
             expected: known.image(),
             found: train.image(),
         });
     }
     let classes = known.class_names().len();
-    check_labels(label_paths[0], &train, classes)?;
-    check_labels(label_paths[1], &test, classes)?;
+    check_labels(labels[0], &train, classes)?;
+    check_labels(labels[1], &test, classes)?;
     Ok(Dataset {
         name: known.name().to_owned(),
         class_names: known
@@ -224,11 +227,12 @@ impl Layout {
 
     fn read_known(&self, known: Known) -> Result<Dataset, DataError> {
         let (train, test) = self.read()?;
-        let paths = match self {
-            Self::Idx([_, train, _, test]) => [train, test],
-            Self::Cifar(directory, _) => [directory; 2],
-        };
-        of_known(known, train, test, paths.map(PathBuf::as_path))
+        match self {
+            Self::Idx([images, train_labels, _, test_labels]) => {
+                of_known(known, train, test, images, [train_labels, test_labels])
+            }
+            Self::Cifar(directory, _) => of_known(known, train, test, directory, [directory; 2]),
+        }
     }
 
     fn read_unknown(&self, directory: &Path) -> Result<Dataset, DataError> {
