@@ -2,11 +2,15 @@
 //! no trainer and no file format.
 
 mod build;
+mod cost;
 mod error;
+mod layer;
 pub mod models;
 mod node;
 mod spelling;
 
-pub use build::{BatchNorm, Builder, Conv2d, Linear, MOST_ELEMENTS, Start, Window};
+pub use build::{Builder, MOST_ELEMENTS};
+pub use cost::LayerCost;
 pub use error::BuildError;
+pub use layer::{BatchNorm, Conv2d, Linear, Start, Window};
 pub use node::{Features, Graph, Initialiser, Node, NodeIdx, Op, Parameter, ParameterIdx, Role};

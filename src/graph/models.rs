@@ -6,7 +6,11 @@ mod error;
 mod lenet;
 mod mlp;
 mod options;
+mod residual;
 mod resnet;
+mod resnet18;
+mod vgg;
+mod wideresnet;
 
 pub use error::ModelError;
 
@@ -82,7 +86,14 @@ const COLOUR: Features = Features {
     width: 32,
 };
 
-/// All models, smallest first.
+/// Images of ImageNet.
+const IMAGENET: Features = Features {
+    channels: 3,
+    height: 224,
+    width: 224,
+};
+
+/// All models.
 pub const MODELS: &[Model] = &[
     Model {
         name: "mlp",
@@ -122,6 +133,43 @@ pub const MODELS: &[Model] = &[
         input: COLOUR,
         options: resnet::OPTIONS,
         build: |spec, options| resnet::build(spec, options, 1),
+    },
+    Model {
+        name: "resnet20",
+        about: "residual network for CIFAR (He et al., arXiv:1512.03385) with 3 blocks per stage",
+        input: COLOUR,
+        options: resnet::OPTIONS,
+        build: |spec, options| resnet::build(spec, options, 3),
+    },
+    Model {
+        name: "resnet56",
+        about: "residual network for CIFAR (He et al., arXiv:1512.03385) with 9 blocks per stage",
+        input: COLOUR,
+        options: resnet::OPTIONS,
+        build: |spec, options| resnet::build(spec, options, 9),
+    },
+    Model {
+        name: "resnet18",
+        about: "ResNet-18 (He et al., arXiv:1512.03385) with torchvision's names",
+        input: IMAGENET,
+        options: resnet18::OPTIONS,
+        build: resnet18::build,
+    },
+    Model {
+        name: "vgg16-bn",
+        about: "VGG-16 (Simonyan and Zisserman, arXiv:1409.1556) with batch norm and one \
+                linear layer",
+        input: COLOUR,
+        options: vgg::OPTIONS,
+        build: vgg::build,
+    },
+    Model {
+        name: "wideresnet20",
+        about: "WideResNet (Zagoruyko and Komodakis, arXiv:1605.07146) with 3 blocks per \
+                stage, as the authors of Sparse Model Soups trained it",
+        input: COLOUR,
+        options: wideresnet::OPTIONS,
+        build: wideresnet::build,
     },
 ];
 

@@ -192,7 +192,7 @@ impl Builder {
             .iter()
             .try_fold(1_u64, |product, &size| product.checked_mul(size as u64));
         let label = self.called(label);
-        if !numel.is_some_and(|numel| numel <= MOST_ELEMENTS) {
+        if numel.is_none_or(|numel| numel > MOST_ELEMENTS) {
             return Err(BuildError::TooLarge { layer: label });
         }
         self.label = None;

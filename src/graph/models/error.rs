@@ -53,7 +53,7 @@ pub enum ModelError {
         classes: usize,
         /// Why not.
         #[source]
-        source: BuildError,
+        source: Box<BuildError>,
     },
 }
 

@@ -56,6 +56,14 @@ impl<'a> Options<'a> {
             .ok_or_else(|| self.wrong(name, "at most 64 whole numbers such as `300,100`"))
     }
 
+    /// A number in [0, 1).
+    pub(super) fn probability(&self, name: &str) -> Result<f64, ModelError> {
+        let found = self.text(name).trim().parse::<f64>().ok();
+        found
+            .filter(|found| (0.0..1.0).contains(found))
+            .ok_or_else(|| self.wrong(name, "a number in [0, 1)"))
+    }
+
     pub(super) fn wrong(&self, name: &str, expected: &'static str) -> ModelError {
         ModelError::OptionValue {
             model: self.model.name.to_owned(),
@@ -80,6 +88,6 @@ pub(super) fn built(
         model: spec.name.clone(),
         input: spec.input.to_string(),
         classes: spec.classes,
-        source,
+        source: Box::new(source),
     })
 }

@@ -11,13 +11,13 @@ use super::ModelOption;
 use super::ModelSpec;
 use super::options::Options;
 use super::options::built;
+use super::residual::Shortcut;
+use super::residual::Style;
 use crate::graph::BatchNorm;
 use crate::graph::BuildError;
 use crate::graph::Builder;
-use crate::graph::Conv2d;
 use crate::graph::Graph;
 use crate::graph::Linear;
-use crate::graph::NodeIdx;
 use crate::graph::Start;
 
 /// What may be chosen.
@@ -35,14 +35,6 @@ pub(super) const OPTIONS: &[ModelOption] = &[
     },
 ];
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Shortcut {
-    /// Option A of the paper.
-    Pad,
-    /// Option B of the paper.
-    Convolution,
-}
-
 /// A network with `blocks` blocks per stage, of depth `6 * blocks + 2`.
 pub(super) fn build(
     spec: &ModelSpec,
@@ -51,28 +43,28 @@ pub(super) fn build(
 ) -> Result<Graph, ModelError> {
     let shortcut = match options.text("shortcut") {
         "A" | "a" => Shortcut::Pad,
-        "B" | "b" => Shortcut::Convolution,
+        "B" | "b" => Shortcut::Convolution("shortcut"),
         _ => return Err(options.wrong("shortcut", "`A` or `B`")),
     };
+    let style = Style {
+        shortcut,
+        start: Start::HeFanIn,
+    };
     let width = options.size("width")?;
-    built(spec, graph(spec, shortcut, width, blocks))
+    built(spec, graph(spec, style, width, blocks))
 }
 
-fn graph(
-    spec: &ModelSpec,
-    shortcut: Shortcut,
-    width: usize,
-    blocks: usize,
-) -> Result<Graph, BuildError> {
+fn graph(spec: &ModelSpec, style: Style, width: usize, blocks: usize) -> Result<Graph, BuildError> {
     let mut builder = Builder::new(&spec.name, spec.input)?;
-    let mut node = builder.conv2d("conv1", builder.input(), convolution(width, 3, 1))?;
+    let stem = style.convolution(width, 3, 1);
+    let mut node = builder.conv2d("conv1", builder.input(), stem)?;
     node = builder.batch_norm("bn1", node, BatchNorm::default())?;
     node = builder.relu(node)?;
     for stage in 0..3 {
         for block in 0..blocks {
             let name = format!("layer{}.{block}", stage + 1);
             let stride = if stage > 0 && block == 0 { 2 } else { 1 };
-            node = basic_block(&mut builder, &name, node, width << stage, stride, shortcut)?;
+            node = style.basic_block(&mut builder, &name, node, width << stage, stride)?;
         }
     }
     node = builder.global_avg_pool(node)?;
@@ -82,46 +74,4 @@ fn graph(
     };
     builder.linear("linear", node, head)?;
     builder.finish()
-}
-
-fn basic_block(
-    builder: &mut Builder,
-    name: &str,
-    input: NodeIdx,
-    width: usize,
-    stride: usize,
-    shortcut: Shortcut,
-) -> Result<NodeIdx, BuildError> {
-    let part = |part: &str| format!("{name}.{part}");
-    let norm = BatchNorm::default();
-    let mut node = builder.conv2d(&part("conv1"), input, convolution(width, 3, stride))?;
-    node = builder.batch_norm(&part("bn1"), node, norm)?;
-    node = builder.relu(node)?;
-    node = builder.conv2d(&part("conv2"), node, convolution(width, 3, 1))?;
-    node = builder.batch_norm(&part("bn2"), node, norm)?;
-    let from = builder.output(input).channels;
-    let past = if stride == 1 && from == width {
-        input
-    } else if shortcut == Shortcut::Pad {
-        let before = (width - from) / 2;
-        builder.pad_shortcut(input, stride, before, width - from - before)?
-    } else {
-        let past = convolution(width, 1, stride);
-        let past = builder.conv2d(&part("shortcut.0"), input, past)?;
-        builder.batch_norm(&part("shortcut.1"), past, norm)?
-    };
-    node = builder.add(node, past)?;
-    builder.relu(node)
-}
-
-/// A convolution without bias whose map has the size of its input's, but for the
-/// stride.
-fn convolution(width: usize, kernel: usize, stride: usize) -> Conv2d {
-    Conv2d {
-        stride: [stride; 2],
-        padding: [kernel / 2; 2],
-        weight: Start::HeFanIn,
-        bias: None,
-        ..Conv2d::new(width, kernel)
-    }
 }

@@ -16,24 +16,58 @@ fn with(name: &str, options: &[(&str, &str)]) -> ModelSpec {
     spec
 }
 
-fn learned(graph: &Graph) -> u64 {
-    let learned = graph
-        .parameters
-        .iter()
-        .filter(|parameter| parameter.role.is_learned());
-    learned.map(|parameter| parameter.shape.numel()).sum()
+#[test]
+fn costs_are_the_published_ones() {
+    let check = |spec: &ModelSpec, parameters: u64, multiply_adds: u64| {
+        let graph = build(spec).unwrap();
+        assert_eq!(graph.learned(), parameters, "{spec:?}");
+        assert_eq!(graph.multiply_adds(), multiply_adds, "{spec:?}");
+    };
+    // LeCun et al., 1998, count 266,610 parameters of LeNet-300-100; without hidden
+    // layers there is one weight per pixel and class.
+    check(&spec("mlp"), 266_610, 266_200);
+    check(&with("mlp", &[("hidden", "none")]), 7_850, 7_840);
+    // 61,706 and 416,520: torch's tutorial network on 32x32.
+    check(&spec("lenet5"), 61_706, 416_520);
+    // He et al.: 0.27 M and 0.85 M; akamaster lists 269,722 and 853,018 for option A.
+    check(&spec("resnet8"), 75_290, 12_239_488);
+    check(&spec("resnet20"), 269_722, 40_551_040);
+    check(&spec("resnet56"), 853_018, 125_485_696);
+    // chenyaofo/pytorch-cifar-models: 40.81 M and 125.75 M with option B.
+    check(&with("resnet20", &[("shortcut", "B")]), 272_474, 40_813_184);
+    check(
+        &with("resnet56", &[("shortcut", "B")]),
+        855_770,
+        125_747_840,
+    );
+    // kuangliu/pytorch-cifar lists 14,728,266.
+    check(&spec("vgg16-bn"), 14_728_266, 313_201_664);
+    // torchvision: 11,689,512 and 1.814 G.
+    let input = IMAGENET;
+    let resnet18 = ModelSpec::new("resnet18", input, 1000);
+    check(&resnet18, 11_689_512, 1_814_073_344);
+    // Zagoruyko and Komodakis, table 4: 26.8 M for WRN-22-10.
+    let wide = build(&spec("wideresnet20")).unwrap().learned();
+    assert_eq!(wide / 100_000, 268);
 }
 
 #[test]
-fn parameter_counts_are_the_published_ones() {
-    let check = |spec: &ModelSpec, expected| {
-        assert_eq!(learned(&build(spec).unwrap()), expected, "{spec:?}");
-    };
-    // LeCun et al.: 266,610 with biases; LeNet-5 of torch's tutorial: 61,706.
-    check(&spec("mlp"), 266_610);
-    check(&spec("lenet5"), 61_706);
-    check(&with("mlp", &[("hidden", "none")]), 7_850);
-    check(&spec("resnet8"), 75_290);
+fn sparse_costs_count_retained_weights_at_each_place() {
+    let graph = build(&spec("lenet5")).unwrap();
+    let mut retained: Vec<u64> = graph
+        .parameters
+        .iter()
+        .map(|parameter| parameter.shape.numel())
+        .collect();
+    assert_eq!(graph.sparse_multiply_adds(&retained), graph.multiply_adds());
+    // One weight of `conv1` is used at each of the 28x28 places, one of `fc1` once.
+    retained[0] -= 1;
+    retained[4] -= 1;
+    assert_eq!(
+        graph.multiply_adds() - graph.sparse_multiply_adds(&retained),
+        28 * 28 + 1
+    );
+    assert_eq!(graph.sparse_multiply_adds(&[]), 0);
 }
 
 #[test]
@@ -190,7 +224,7 @@ fn errors_of_the_builder_name_the_layer() {
         panic!("{error}");
     };
     assert_eq!(
-        source,
+        *source,
         BuildError::Output {
             layer: "`fc3`".to_owned(),
             found: Features::vector(1)

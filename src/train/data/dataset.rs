@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use serde::Deserialize;
+use serde::Serialize;
+
 use crate::graph::Features;
 use crate::train::data::DataError;
 
@@ -73,7 +76,7 @@ impl Samples {
             return Err(DataError::Empty { path: path() });
         }
         let images = pixels.len() / numel;
-        if images != labels.len() || pixels.len() % numel != 0 {
+        if images != labels.len() || !pixels.len().is_multiple_of(numel) {
             return Err(DataError::Count {
                 path: path(),
                 images: images as u64,
@@ -141,10 +144,41 @@ impl Samples {
     pub fn indices(&self) -> Vec<u32> {
         (0..self.labels.len() as u32).collect()
     }
+
+    /// The same labels with other pictures of the same shape.
+    pub(super) fn with_pixels(&self, white: u8, pixels: Vec<u8>) -> Self {
+        debug_assert_eq!(pixels.len(), self.pixels.len());
+        Self {
+            image: self.image,
+            white,
+            pixels,
+            labels: self.labels.clone(),
+        }
+    }
+
+    /// The images `indices`, in their order.
+    ///
+    /// # Panics
+    /// If there is none, or an index is not below [`len`](Self::len).
+    pub fn subset(&self, indices: &[u32]) -> Self {
+        assert!(!indices.is_empty(), "samples have at least one image");
+        let mut pixels = Vec::with_capacity(indices.len() * self.image.numel());
+        for &sample in indices {
+            pixels.extend_from_slice(self.picture(sample as usize));
+        }
+        let labels = indices.iter().map(|&sample| self.labels[sample as usize]);
+        Self {
+            image: self.image,
+            white: self.white,
+            pixels,
+            labels: labels.collect(),
+        }
+    }
 }
 
 /// `(x - mean) / deviation` per channel, of pixels scaled to [0, 1].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Normalisation {
     /// One per channel.
     pub mean: Vec<f32>,
@@ -192,7 +226,8 @@ impl Normalisation {
 }
 
 /// How training images are varied.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Augmentation {
     /// Black pixels added at each side, before a part of the image's size is cut out at
     /// random; 0 leaves the image where it is.
