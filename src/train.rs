@@ -5,9 +5,12 @@ pub mod average;
 pub mod data;
 pub mod engine;
 mod loss;
+pub mod masks;
 mod optimizer;
 pub mod recipe;
+pub mod record;
 pub mod schedule;
+pub mod state;
 pub mod trainer;
 mod weights;
 
