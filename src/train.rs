@@ -2,10 +2,12 @@
 //! weights and metrics walk out. Merges nothing. The only door to candle.
 
 pub mod average;
+pub mod candle;
 pub mod data;
 pub mod engine;
 mod loss;
 pub mod masks;
+pub mod native;
 mod optimizer;
 pub mod recipe;
 pub mod record;

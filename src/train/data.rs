@@ -5,6 +5,8 @@
 //! and sample, so a batch is the same whoever makes it, and in whatever order.
 
 mod batch;
+mod cifar;
+mod corruption;
 mod dataset;
 mod error;
 mod gzip;
@@ -12,10 +14,15 @@ mod idx;
 mod known;
 mod open;
 mod split;
+mod tensors;
 
 pub use batch::{Assembler, Batch, Variation};
+pub use corruption::{Corruption, Severity, corrupted};
 pub use dataset::{Augmentation, Dataset, Normalisation, Samples};
 pub use error::DataError;
 pub use known::Known;
 pub use open::{DataSpec, open};
 pub use split::{Split, VALIDATION_FRACTION, VALIDATION_SEED, epoch_order};
+
+#[cfg(test)]
+mod tests;

@@ -76,7 +76,7 @@ impl Samples {
             return Err(DataError::Empty { path: path() });
         }
         let images = pixels.len() / numel;
-        if images != labels.len() || pixels.len() % numel != 0 {
+        if images != labels.len() || !pixels.len().is_multiple_of(numel) {
             return Err(DataError::Count {
                 path: path(),
                 images: images as u64,
@@ -143,6 +143,36 @@ impl Samples {
     /// Indices of all images, ascending.
     pub fn indices(&self) -> Vec<u32> {
         (0..self.labels.len() as u32).collect()
+    }
+
+    /// The same labels with other pictures of the same shape.
+    pub(super) fn with_pixels(&self, white: u8, pixels: Vec<u8>) -> Self {
+        debug_assert_eq!(pixels.len(), self.pixels.len());
+        Self {
+            image: self.image,
+            white,
+            pixels,
+            labels: self.labels.clone(),
+        }
+    }
+
+    /// The images `indices`, in their order.
+    ///
+    /// # Panics
+    /// If there is none, or an index is not below [`len`](Self::len).
+    pub fn subset(&self, indices: &[u32]) -> Self {
+        assert!(!indices.is_empty(), "samples have at least one image");
+        let mut pixels = Vec::with_capacity(indices.len() * self.image.numel());
+        for &sample in indices {
+            pixels.extend_from_slice(self.picture(sample as usize));
+        }
+        let labels = indices.iter().map(|&sample| self.labels[sample as usize]);
+        Self {
+            image: self.image,
+            white: self.white,
+            pixels,
+            labels: labels.collect(),
+        }
     }
 }
 

@@ -5,9 +5,12 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::checkpoint::CheckpointError;
 use crate::checkpoint::map::SourceError;
 use crate::graph::Features;
+use crate::tensor::Dtype;
 use crate::tensor::Printable;
+use crate::tensor::Shape;
 use crate::train::data::Known;
 
 /// Why there is no data set.
@@ -34,6 +37,15 @@ pub enum DataError {
         /// Directories that were looked in.
         looked_in: Vec<PathBuf>,
     },
+    /// A data directory is given for something that is not looked for in it.
+    #[error(
+        "`{}` is not looked for in a data directory: leave `--data-dir` out",
+        Printable(name)
+    )]
+    DirectoryUnused {
+        /// What was asked for.
+        name: String,
+    },
     /// A directory holds no data set in a known format.
     #[error(
         "`{}` holds no data set: expected `train-images-idx3-ubyte` (or `.gz`), \
@@ -41,12 +53,6 @@ pub enum DataError {
     )]
     Directory {
         /// The directory.
-        path: PathBuf,
-    },
-    /// A file of a data set is missing while others are there.
-    #[error("`{}` is missing beside the other files of the data set", path.display())]
-    FileMissing {
-        /// The file.
         path: PathBuf,
     },
     /// A file cannot be read.
@@ -86,6 +92,19 @@ pub enum DataError {
         expected: u64,
         /// Bytes that are there.
         found: u64,
+    },
+    /// A compressed file is too short for what its header says.
+    #[error(
+        "the header of `{}` asks for {expected} bytes, which {stored} compressed bytes cannot hold",
+        path.display()
+    )]
+    Oversized {
+        /// The file.
+        path: PathBuf,
+        /// Bytes with the header, after decompression.
+        expected: u64,
+        /// Bytes of the file.
+        stored: u64,
     },
     /// The file goes on after what its header says.
     #[error("`{}` holds more than the {expected} bytes that its header asks for", path.display())]
@@ -153,7 +172,7 @@ pub enum DataError {
         /// Place of the first such image, from 0.
         sample: u64,
         /// Its label.
-        found: i64,
+        found: i128,
         /// Number of classes.
         classes: u64,
     },
@@ -179,6 +198,90 @@ pub enum DataError {
         found: f64,
         /// Number of images.
         samples: u64,
+    },
+    /// A file of records does not end with one.
+    #[error(
+        "`{}` has {found} bytes, expected one or more records of {record}: cut short, or no \
+         CIFAR file", path.display()
+    )]
+    Records {
+        /// The file.
+        path: PathBuf,
+        /// Its bytes.
+        found: u64,
+        /// Bytes of one record.
+        record: u64,
+    },
+    /// A file is no safetensors file.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A file lacks a tensor.
+    #[error("`{}` lacks the tensor `{tensor}` of a data set", path.display())]
+    TensorMissing {
+        /// The file.
+        path: PathBuf,
+        /// Name of the tensor.
+        tensor: String,
+    },
+    /// A file has a tensor that data sets do not have.
+    #[error(
+        "`{}` has the tensor `{}`, expected `images`, `labels`, `test_images`, `test_labels`: \
+         no data set", path.display(), Printable(tensor)
+    )]
+    TensorUnknown {
+        /// The file.
+        path: PathBuf,
+        /// Name of the tensor.
+        tensor: String,
+    },
+    /// A tensor has the wrong element type.
+    #[error("tensor `{tensor}` of `{}` is of dtype {found}, expected {expected}", path.display())]
+    TensorDtype {
+        /// The file.
+        path: PathBuf,
+        /// Name of the tensor.
+        tensor: String,
+        /// Its element type.
+        found: Dtype,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// A tensor has the wrong number of dimensions.
+    #[error("tensor `{tensor}` of `{}` has the shape {found}, expected {expected}", path.display())]
+    TensorShape {
+        /// The file.
+        path: PathBuf,
+        /// Name of the tensor.
+        tensor: String,
+        /// Its shape.
+        found: Shape,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// A value of the metadata cannot be read.
+    #[error("metadata `{key}` of `{}` is `{}`, expected {expected}", path.display(), Printable(found))]
+    Metadata {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What it should hold.
+        expected: &'static str,
+        /// What it holds, cut after the first few characters.
+        found: String,
+    },
+    /// There are too few images to test on some of them.
+    #[error(
+        "`{}` has no tensor `test_images`, and its {found} images are too few to take one in \
+         {expected} for testing", path.display()
+    )]
+    TooFew {
+        /// The file.
+        path: PathBuf,
+        /// Number of images.
+        found: u64,
+        /// Images of which one is for testing.
+        expected: u64,
     },
     /// There is no memory for the images.
     #[error("no memory for {bytes} bytes of `{}`", path.display())]

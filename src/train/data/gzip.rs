@@ -39,54 +39,73 @@ pub(super) trait Header: Sized {
 /// Reads a header, and then as many bytes as it asks for. No more memory is taken than
 /// the file can fill, whatever the header says.
 pub(super) fn read_file<H: Header>(path: &Path) -> Result<Content<H>, DataError> {
-    let source = ByteSource::open(path, Access::Pread)?;
-    let mut stored = Vec::new();
+    let source = ByteSource::open(path, Access::Mapped)?;
     let len = usize::try_from(source.bytes()).map_err(|_| DataError::Memory {
         path: path.to_owned(),
         bytes: source.bytes(),
     })?;
-    source.read(0, len, &mut stored)?;
+    let mut scratch = Vec::new();
+    let content = read_bytes(path, source.read(0, len, &mut scratch)?);
+    // A file that was cut meanwhile is the better explanation of what was found in it.
     source.check_unchanged()?;
-    read_bytes(path, &stored)
+    content
 }
 
 /// As [`read_file`], of bytes that are in memory; `path` is only for messages.
 pub(super) fn read_bytes<H: Header>(path: &Path, stored: &[u8]) -> Result<Content<H>, DataError> {
+    let len = stored.len() as u64;
     if stored.starts_with(&[0x1f, 0x8b]) {
-        let most = (stored.len() as u64).saturating_mul(MOST_EXPANSION);
-        read(path, MultiGzDecoder::new(stored), most)
+        let most = len.saturating_mul(MOST_EXPANSION);
+        let fits = |expected| {
+            let path = path.to_owned();
+            (expected <= most)
+                .then_some(())
+                .ok_or(DataError::Oversized {
+                    path,
+                    expected,
+                    stored: len,
+                })
+        };
+        read(path, MultiGzDecoder::new(stored), fits)
     } else {
-        read(path, stored, stored.len() as u64)
+        read(path, stored, |expected| {
+            (expected <= len)
+                .then_some(())
+                .ok_or_else(|| DataError::Truncated {
+                    path: path.to_owned(),
+                    expected,
+                    found: len,
+                })
+        })
     }
 }
 
+/// `fits` says whether the file can hold so many bytes.
 fn read<H: Header>(
     path: &Path,
     mut input: impl Read,
-    most_bytes: u64,
+    fits: impl Fn(u64) -> Result<(), DataError>,
 ) -> Result<Content<H>, DataError> {
     let mut first = Vec::new();
     append(path, &mut input, &mut first, H::BYTES, 0)?;
     let header = H::parse(path, &first)?;
     let expected = header.body_bytes().saturating_add(H::BYTES as u64);
-    let truncated = |found: u64| DataError::Truncated {
+    fits(expected)?;
+    let no_memory = || DataError::Memory {
         path: path.to_owned(),
-        expected,
-        found,
+        bytes: expected,
     };
-    let body_bytes = usize::try_from(header.body_bytes())
-        .ok()
-        .filter(|_| expected <= most_bytes)
-        .ok_or_else(|| truncated(count_rest(&mut input).saturating_add(first.len() as u64)))?;
+    let body_bytes = usize::try_from(header.body_bytes()).map_err(|_| no_memory())?;
     let mut body = Vec::new();
     body.try_reserve_exact(body_bytes)
-        .map_err(|_| DataError::Memory {
-            path: path.to_owned(),
-            bytes: expected,
-        })?;
+        .map_err(|_| no_memory())?;
     append(path, &mut input, &mut body, body_bytes, first.len())?;
     if body.len() < body_bytes {
-        return Err(truncated((first.len() + body.len()) as u64));
+        return Err(DataError::Truncated {
+            path: path.to_owned(),
+            expected,
+            found: (first.len() + body.len()) as u64,
+        });
     }
     // Reading on to the end is also what checks the sums of a gzip file.
     let mut rest = Vec::new();
@@ -131,14 +150,4 @@ fn append(
         }
     }
     Ok(())
-}
-
-/// Bytes that are left, as far as they can be read.
-fn count_rest(input: &mut impl Read) -> u64 {
-    let mut buffer = vec![0; CHUNK_BYTES];
-    let mut total = 0_u64;
-    while let Ok(found @ 1..) = input.read(&mut buffer) {
-        total += found as u64;
-    }
-    total
 }

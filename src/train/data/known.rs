@@ -1,5 +1,6 @@
 //! The data sets that are known by name, with what the literature does to them.
 
+use crate::graph::Features;
 use crate::train::data::Augmentation;
 use crate::train::data::Normalisation;
 
@@ -83,13 +84,27 @@ impl Known {
                  and name it with `--data-dir`"
             }
             Self::Cifar10 => {
-                "unpack `cifar-10-binary.tar.gz` of <https://www.cs.toronto.edu/~kriz/cifar.html> \
+                "unpack the binary version, `cifar-10-binary.tar.gz` of <https://www.cs.toronto.edu/~kriz/cifar.html> \
                  and name the directory of `data_batch_1.bin` with `--data-dir`"
             }
             Self::Cifar100 => {
-                "unpack `cifar-100-binary.tar.gz` of <https://www.cs.toronto.edu/~kriz/cifar.html> \
+                "unpack the binary version, `cifar-100-binary.tar.gz` of <https://www.cs.toronto.edu/~kriz/cifar.html> \
                  and name the directory of `train.bin` with `--data-dir`"
             }
+        }
+    }
+
+    /// Shape of its images.
+    pub fn image(self) -> Features {
+        let (channels, side) = match self {
+            Self::Digits => (1, 8),
+            Self::Mnist | Self::FashionMnist => (1, 28),
+            Self::Cifar10 | Self::Cifar100 => (3, 32),
+        };
+        Features {
+            channels,
+            height: side,
+            width: side,
         }
     }
 

@@ -1,5 +1,7 @@
 //! From what the user says to a [`Dataset`].
 
+use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -9,7 +11,10 @@ use crate::train::data::Dataset;
 use crate::train::data::Known;
 use crate::train::data::Normalisation;
 use crate::train::data::Samples;
+use crate::train::data::cifar;
+use crate::train::data::cifar::Edition;
 use crate::train::data::idx;
+use crate::train::data::tensors;
 
 /// Which data set is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +41,13 @@ impl Default for DataSpec {
 /// # Errors
 /// [`DataError`] names the file and what is wrong with it, or says how to get it.
 pub fn open(spec: &DataSpec) -> Result<Dataset, DataError> {
-    match Known::from_name(&spec.name) {
+    let known = Known::from_name(&spec.name);
+    if spec.directory.is_some() && known.is_none_or(|known| known == Known::Digits) {
+        return Err(DataError::DirectoryUnused {
+            name: spec.name.clone(),
+        });
+    }
+    match known {
         Some(Known::Digits) => digits(),
         Some(known) => open_known(known, spec.directory.as_deref()),
         None => open_path(Path::new(&spec.name)),
@@ -67,19 +78,29 @@ fn digits() -> Result<Dataset, DataError> {
         embedded!("t10k-labels-idx1-ubyte.gz"),
         DIGITS_WHITE,
     )?;
-    of_known(Known::Digits, train, test, [Path::new("digits"); 2])
+    let embedded = Path::new("digits");
+    of_known(Known::Digits, train, test, embedded, [embedded; 2])
 }
 
-/// `label_paths` are the files of the labels, for training and for testing.
+/// `images` is the file of the training images; `labels` are those of the labels, for
+/// training and for testing.
 fn of_known(
     known: Known,
     train: Samples,
     test: Samples,
-    label_paths: [&Path; 2],
+    images: &Path,
+    labels: [&Path; 2],
 ) -> Result<Dataset, DataError> {
+    if train.image() != known.image() {
+        return Err(DataError::OtherShape {
+            path: images.to_owned(),
+            expected: known.image(),
+            found: train.image(),
+        });
+    }
     let classes = known.class_names().len();
-    check_labels(label_paths[0], &train, classes)?;
-    check_labels(label_paths[1], &test, classes)?;
+    check_labels(labels[0], &train, classes)?;
+    check_labels(labels[1], &test, classes)?;
     Ok(Dataset {
         name: known.name().to_owned(),
         class_names: known
@@ -112,7 +133,10 @@ fn open_known(known: Known, directory: Option<&Path>) -> Result<Dataset, DataErr
         Some(directory) => known
             .subdirectories()
             .iter()
-            .map(|name| directory.join(name))
+            .map(|name| match *name {
+                "" => directory.to_owned(),
+                name => directory.join(name),
+            })
             .collect(),
         None => known
             .system_directory()
@@ -120,77 +144,110 @@ fn open_known(known: Known, directory: Option<&Path>) -> Result<Dataset, DataErr
             .into_iter()
             .collect(),
     };
+    let is_right = |layout: &Layout| layout.known().is_none_or(|found| found == known);
     let found = looked_in
         .iter()
-        .find_map(|directory| Layout::find(directory));
-    let Some(layout) = found else {
-        return Err(DataError::Missing { known, looked_in });
-    };
-    let (train, test) = layout.read()?;
-    of_known(known, train, test, layout.label_paths())
+        .find_map(|directory| Layout::find(directory).filter(is_right));
+    match found {
+        Some(layout) => layout.read_known(known),
+        None => Err(DataError::Missing { known, looked_in }),
+    }
 }
 
 fn open_path(path: &Path) -> Result<Dataset, DataError> {
-    if !path.is_dir() {
-        return Err(DataError::Unknown {
-            name: path.to_string_lossy().into_owned(),
-        });
+    if path.is_dir() {
+        let layout = Layout::find(path).ok_or_else(|| DataError::Directory {
+            path: path.to_owned(),
+        })?;
+        return match layout.known() {
+            Some(known) => layout.read_known(known),
+            None => layout.read_unknown(path),
+        };
     }
-    let layout = Layout::find(path).ok_or_else(|| DataError::Directory {
-        path: path.to_owned(),
-    })?;
-    let (train, test) = layout.read()?;
-    let largest = train.labels().iter().chain(test.labels()).max();
-    let classes = largest.map_or(0, |&label| label as usize + 1);
-    Ok(Dataset {
-        name: path.file_name().map_or_else(
-            || "data".to_owned(),
-            |name| name.to_string_lossy().into_owned(),
-        ),
-        class_names: (0..classes).map(|class| class.to_string()).collect(),
-        normalisation: Normalisation::measured(&train),
-        augmentation: Augmentation::default(),
-        train,
-        test,
+    if path.exists() {
+        return tensors::read(path);
+    }
+    Err(DataError::Unknown {
+        name: path.to_string_lossy().into_owned(),
     })
 }
 
 /// The files of a data set in one directory.
+#[derive(Debug)]
 enum Layout {
     /// Images and labels, for training and for testing.
     Idx([PathBuf; 4]),
+    /// CIFAR in a directory.
+    Cifar(PathBuf, Edition),
 }
 
 impl Layout {
     /// What lies in `directory`, by its first file.
     fn find(directory: &Path) -> Option<Self> {
-        idx_file(directory, idx::FILES[0])
-            .is_file()
-            .then(|| Self::Idx(idx::FILES.map(|name| idx_file(directory, name))))
+        if idx_file(directory, idx::FILES[0]).is_file() {
+            let files = idx::FILES.map(|name| idx_file(directory, name));
+            return Some(Self::Idx(files));
+        }
+        [Edition::Ten, Edition::Hundred]
+            .into_iter()
+            .find(|edition| directory.join(edition.train_files()[0]).is_file())
+            .map(|edition| Self::Cifar(directory.to_owned(), edition))
     }
 
-    /// The files of the labels, for training and for testing.
-    fn label_paths(&self) -> [&Path; 2] {
+    /// The only data set that it can be.
+    fn known(&self) -> Option<Known> {
         match self {
-            Self::Idx(files) => [&files[1], &files[3]],
+            Self::Idx(_) => None,
+            Self::Cifar(_, Edition::Ten) => Some(Known::Cifar10),
+            Self::Cifar(_, Edition::Hundred) => Some(Known::Cifar100),
         }
     }
 
     fn read(&self) -> Result<(Samples, Samples), DataError> {
         match self {
-            Self::Idx(files) => {
-                let train = idx::read(&files[0], &files[1])?;
-                let test = idx::read(&files[2], &files[3])?;
+            Self::Idx([train_images, train_labels, test_images, test_labels]) => {
+                let train = idx::read(train_images, train_labels)?;
+                let test = idx::read(test_images, test_labels)?;
                 if test.image() != train.image() {
                     return Err(DataError::OtherShape {
-                        path: files[2].clone(),
+                        path: test_images.clone(),
                         expected: train.image(),
                         found: test.image(),
                     });
                 }
                 Ok((train, test))
             }
+            Self::Cifar(directory, edition) => {
+                let train = cifar::read(directory, edition.train_files(), *edition)?;
+                let test = cifar::read(directory, &[edition.test_file()], *edition)?;
+                Ok((train, test))
+            }
         }
+    }
+
+    fn read_known(&self, known: Known) -> Result<Dataset, DataError> {
+        let (train, test) = self.read()?;
+        match self {
+            Self::Idx([images, train_labels, _, test_labels]) => {
+                of_known(known, train, test, images, [train_labels, test_labels])
+            }
+            Self::Cifar(directory, _) => of_known(known, train, test, directory, [directory; 2]),
+        }
+    }
+
+    fn read_unknown(&self, directory: &Path) -> Result<Dataset, DataError> {
+        let (train, test) = self.read()?;
+        let largest = train.labels().iter().chain(test.labels()).max();
+        let classes = largest.map_or(0, |&label| label + 1);
+        let name = directory.file_name().map(OsStr::to_string_lossy);
+        Ok(Dataset {
+            name: name.map_or_else(|| "data".to_owned(), Cow::into_owned),
+            class_names: (0..classes).map(|class| class.to_string()).collect(),
+            normalisation: Normalisation::measured(&train),
+            augmentation: Augmentation::default(),
+            train,
+            test,
+        })
     }
 }
 
