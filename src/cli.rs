@@ -9,6 +9,8 @@ mod exit;
 mod ingredients;
 mod inputs;
 mod inspect;
+#[cfg(feature = "train")]
+mod learning;
 mod masks;
 mod merge;
 mod metrics;
@@ -18,6 +20,8 @@ mod progress;
 mod size;
 mod summary;
 mod text;
+#[cfg(feature = "train")]
+mod train;
 mod verify;
 
 use std::ffi::OsString;
@@ -74,6 +78,8 @@ fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit>
         Command::Check(arguments) => check::run(arguments, interrupted),
         Command::Inspect(arguments) => inspect::run(arguments, interrupted),
         Command::Verify(arguments) => verify::run(arguments, interrupted),
+        #[cfg(feature = "train")]
+        Command::Train(arguments) => train::run(arguments, interrupted),
         Command::Completions(arguments) => completions::run(arguments),
     }
 }

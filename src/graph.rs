@@ -3,6 +3,7 @@
 
 mod build;
 mod cost;
+pub mod description;
 mod error;
 mod layer;
 pub mod models;
@@ -11,6 +12,9 @@ mod spelling;
 
 pub use build::{Builder, MOST_ELEMENTS};
 pub use cost::LayerCost;
+pub use description::{Description, DescriptionError, Syntax};
 pub use error::BuildError;
 pub use layer::{BatchNorm, Conv2d, Linear, Start, Window};
-pub use node::{Features, Graph, Initialiser, Node, NodeIdx, Op, Parameter, ParameterIdx, Role};
+pub use node::{
+    Features, Graph, Initialiser, Node, NodeIdx, Op, Parameter, ParameterIdx, Role, ShapeError,
+};

@@ -4,6 +4,13 @@
 //! Names only clap, the library's vocabulary and [`parse_size`], so that the test of
 //! the man pages can include this file.
 
+#[cfg(feature = "train")]
+#[path = "args/learning.rs"]
+pub(crate) mod learning;
+#[cfg(feature = "train")]
+#[path = "args/train.rs"]
+pub(crate) mod train;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -150,6 +157,8 @@ pub(crate) enum Command {
     Check(CheckArguments),
     Inspect(InspectArguments),
     Verify(VerifyArguments),
+    #[cfg(feature = "train")]
+    Train(Box<train::TrainArguments>),
     Completions(CompletionsArguments),
 }
 
