@@ -4,6 +4,10 @@
 //! Names only clap, the library's vocabulary and [`parse_size`], so that the test of
 //! the man pages can include this file.
 
+#[cfg(feature = "train")]
+#[path = "args/data.rs"]
+mod data;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -14,6 +18,9 @@ use clap::ValueEnum;
 use clap::ValueHint;
 
 use super::size::parse_size;
+
+#[cfg(feature = "train")]
+pub(crate) use data::DataArguments;
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -150,6 +157,8 @@ pub(crate) enum Command {
     Check(CheckArguments),
     Inspect(InspectArguments),
     Verify(VerifyArguments),
+    #[cfg(feature = "train")]
+    Data(DataArguments),
     Completions(CompletionsArguments),
 }
 
