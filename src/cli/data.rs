@@ -4,8 +4,10 @@
 use std::path::Path;
 
 use serde::Serialize;
+use sms_merge::checkpoint::OutputError;
 use sms_merge::format::replace::Durability;
 use sms_merge::format::replace::Existing;
+use sms_merge::format::replace::ReplaceError;
 use sms_merge::format::replace::StagedFile;
 use sms_merge::format::replace::Target;
 use sms_merge::graph::Features;
@@ -106,7 +108,8 @@ pub(crate) fn run(arguments: &DataArguments) -> anyhow::Result<Exit> {
         .picture
         .as_deref()
         .map(|path| Target::for_file(path, existing))
-        .transpose()?;
+        .transpose()
+        .map_err(OutputError::from)?;
     let spec = DataSpec {
         name: arguments.name.clone(),
         directory: arguments.data_dir.clone(),
@@ -275,14 +278,18 @@ fn draw(
         next: None,
     })?;
     let png = canvas.to_png();
-    let file = StagedFile::create(target, png.len() as u64, Durability::Synced)?;
-    file.write_at(&png, 0)?;
-    file.publish()?;
+    publish(&png, target).map_err(OutputError::from)?;
     Ok(PictureObject {
         path: target.path().to_string_lossy().into_owned(),
         rows: plan.rows,
         columns: plan.columns,
     })
+}
+
+fn publish(bytes: &[u8], target: &Target) -> Result<(), ReplaceError> {
+    let file = StagedFile::create(target, bytes.len() as u64, Durability::Synced)?;
+    file.write_at(bytes, 0)?;
+    file.publish()
 }
 
 /// What stands where.

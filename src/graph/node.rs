@@ -2,6 +2,9 @@
 
 use crate::tensor::Shape;
 
+use std::fmt;
+use std::str::FromStr;
+
 /// Place of a node in [`Graph::nodes`].
 pub type NodeIdx = usize;
 
@@ -73,6 +76,51 @@ impl Features {
     /// Number of elements.
     pub fn numel(self) -> usize {
         self.channels * self.pixels()
+    }
+}
+
+/// `channels x height x width`, such as `3x32x32`; a vector is one number.
+impl fmt::Display for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.channels)?;
+        if self.height != 1 || self.width != 1 {
+            write!(f, "x{}x{}", self.height, self.width)?;
+        }
+        Ok(())
+    }
+}
+
+/// A text is no shape of an image.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{found:?} is no shape; expected channels, height and width such as `3x32x32`")]
+pub struct ShapeError {
+    /// The text.
+    pub found: String,
+}
+
+/// What [`Display`](fmt::Display) writes; sizes are at least 1.
+impl FromStr for Features {
+    type Err = ShapeError;
+
+    fn from_str(text: &str) -> Result<Self, ShapeError> {
+        let error = || ShapeError {
+            found: text.chars().take(40).collect(),
+        };
+        let size = |size: &str| {
+            let is_number = size.bytes().all(|byte| byte.is_ascii_digit());
+            let size = size.parse().ok().filter(|&size: &usize| size > 0);
+            size.filter(|_| is_number).ok_or_else(error)
+        };
+        let sizes: Vec<&str> = text.split('x').collect();
+        match sizes[..] {
+            [channels] => Ok(Self::vector(size(channels)?)),
+            [channels, height, width] => Ok(Self {
+                channels: size(channels)?,
+                height: size(height)?,
+                width: size(width)?,
+            }),
+            _ => Err(error()),
+        }
     }
 }
 
@@ -218,4 +266,28 @@ pub enum Initialiser {
         /// Standard deviation.
         deviation: f64,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_are_read_as_they_are_written() {
+        for text in ["3x32x32", "1x28x28", "17", "1x1x2"] {
+            assert_eq!(text.parse::<Features>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "3x32",
+            "0x1x1",
+            "+3x2x2",
+            "3X32X32",
+            "3 x 32 x 32",
+            "x",
+            "-1",
+        ] {
+            assert!(text.parse::<Features>().is_err(), "{text}");
+        }
+    }
 }

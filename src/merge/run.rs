@@ -3,24 +3,24 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::checkpoint::CERTIFICATE_KEY;
+use crate::checkpoint::Destination;
 use crate::checkpoint::Ingredients;
+use crate::checkpoint::Observer;
+use crate::checkpoint::Sidecars;
+use crate::checkpoint::StagedOutput;
 use crate::connectivity::Connectivity;
 use crate::connectivity::Mismatch;
 use crate::connectivity::MismatchPolicy;
 use crate::connectivity::TensorMask;
 use crate::merge::MergeError;
-use crate::merge::certificate::CERTIFICATE_KEY;
 use crate::merge::certificate::Certificate;
 use crate::merge::certificate::FileDigest;
 use crate::merge::distance::Distances;
 use crate::merge::draft::Draft;
 use crate::merge::job::Job;
-use crate::merge::job::Observer;
 use crate::merge::ledger::Outcome;
 use crate::merge::options::MergeOptions;
-use crate::merge::output::Destination;
-use crate::merge::output::Sidecars;
-use crate::merge::output::StagedOutput;
 use crate::merge::plan::MergePlan;
 use crate::merge::sink::Sink;
 

@@ -1,4 +1,14 @@
-//! The values of a network.
+//! The values of a network: initial ones, or a checkpoint walk in; a checkpoint walks
+//! out.
+
+mod error;
+mod read;
+#[cfg(test)]
+mod tests;
+mod write;
+
+pub use error::WeightsError;
+pub use write::{NamedTensor, Values, write_tensors};
 
 use crate::graph::Graph;
 use crate::graph::Initialiser;

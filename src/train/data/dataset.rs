@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use serde::Deserialize;
+use serde::Serialize;
+
 use crate::graph::Features;
 use crate::train::data::DataError;
 
@@ -174,7 +177,8 @@ impl Samples {
 }
 
 /// `(x - mean) / deviation` per channel, of pixels scaled to [0, 1].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Normalisation {
     /// One per channel.
     pub mean: Vec<f32>,
@@ -222,7 +226,8 @@ impl Normalisation {
 }
 
 /// How training images are varied.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Augmentation {
     /// Black pixels added at each side, before a part of the image's size is cut out at
     /// random; 0 leaves the image where it is.

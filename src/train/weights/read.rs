@@ -1,0 +1,194 @@
+//! Weights from a checkpoint: names and shapes must be exactly those of the graph.
+
+use super::Weights;
+use super::WeightsError;
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::StoredTensor;
+use crate::checkpoint::map::SourceError;
+use crate::graph::Graph;
+use crate::graph::Parameter;
+use crate::graph::Role;
+use crate::tensor::Dtype;
+use crate::tensor::Printable;
+
+use std::collections::BTreeSet;
+
+use half::bf16;
+use half::f16;
+
+/// Elements that are read at once.
+const BLOCK: u64 = 1 << 16;
+
+impl Weights {
+    /// The weights and statistics of a checkpoint. F16 and BF16 are widened to f32, F64
+    /// is rounded to the nearest f32.
+    ///
+    /// # Errors
+    /// [`WeightsError`] names the tensor: one that is missing or that the graph has
+    /// not, another shape or type.
+    pub fn read(graph: &Graph, checkpoint: &Checkpoint) -> Result<Self, WeightsError> {
+        check_names(graph, checkpoint)?;
+        let mut stored = Vec::with_capacity(graph.parameters.len());
+        // All that headers can tell is told before any value is read.
+        for parameter in &graph.parameters {
+            let found = checkpoint.find(&parameter.name);
+            let tensor = &checkpoint.tensors()[found.expect("all names have been found")];
+            check_tensor(graph, checkpoint, parameter, tensor)?;
+            stored.push(tensor);
+        }
+        let mut values = Vec::with_capacity(stored.len());
+        let mut counts = Vec::with_capacity(stored.len());
+        let mut scratch = Vec::new();
+        for (parameter, tensor) in graph.parameters.iter().zip(stored) {
+            if parameter.role == Role::BatchCount {
+                let bytes = checkpoint.read(tensor, 0, 1, &mut scratch)?;
+                counts.push(
+                    elements(bytes, i64::from_le_bytes)
+                        .next()
+                        .unwrap_or_default(),
+                );
+                values.push(Vec::new());
+            } else {
+                counts.push(0);
+                values.push(read_values(checkpoint, tensor, &mut scratch)?);
+            }
+        }
+        checkpoint.check_unchanged()?;
+        Ok(Self { values, counts })
+    }
+}
+
+fn check_names(graph: &Graph, checkpoint: &Checkpoint) -> Result<(), WeightsError> {
+    let expected: BTreeSet<&str> = graph
+        .parameters
+        .iter()
+        .map(|parameter| parameter.name.as_str())
+        .collect();
+    let mut unexpected = checkpoint
+        .tensors()
+        .iter()
+        .map(|tensor| tensor.name.as_str())
+        .filter(|name| !expected.contains(name))
+        .peekable();
+    let first = unexpected.peek().copied();
+    let mut missing = graph
+        .parameters
+        .iter()
+        .map(|parameter| parameter.name.as_str())
+        .filter(|name| checkpoint.find(name).is_none());
+    if let Some(tensor) = missing.next() {
+        return Err(WeightsError::Missing {
+            path: checkpoint.path().to_owned(),
+            tensor: tensor.to_owned(),
+            others: missing.count(),
+            model: graph.name.clone(),
+            hint: hint(tensor, first, checkpoint),
+        });
+    }
+    if let Some(tensor) = unexpected.next() {
+        return Err(WeightsError::Unexpected {
+            path: checkpoint.path().to_owned(),
+            tensor: tensor.to_owned(),
+            others: unexpected.count(),
+            model: graph.name.clone(),
+            hint: "is it a checkpoint of another model, or of other options?".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Why a tensor may be missing.
+fn hint(missing: &str, unexpected: Option<&str>, checkpoint: &Checkpoint) -> String {
+    let suffix = format!(".{missing}");
+    let mut names = checkpoint.tensors().iter().map(|tensor| &tensor.name);
+    if let Some(longer) = names.find(|name| name.ends_with(&suffix)) {
+        let prefix = &longer[..=longer.len() - suffix.len()];
+        return format!(
+            "its names begin with `{}`: save the `state_dict` of the model inside the wrapper",
+            Printable(prefix)
+        );
+    }
+    if checkpoint.find(&format!("{missing}_orig")).is_some() {
+        return "its masks are stored as torch's `nn.utils.prune` does: call `prune.remove` \
+                before you save it"
+            .to_owned();
+    }
+    match unexpected {
+        Some(unexpected) => format!(
+            "it holds `{}` instead: is it a checkpoint of another model, or of other options?",
+            Printable(unexpected)
+        ),
+        None => "is it a checkpoint of another model, or only a part of one?".to_owned(),
+    }
+}
+
+fn check_tensor(
+    graph: &Graph,
+    checkpoint: &Checkpoint,
+    parameter: &Parameter,
+    tensor: &StoredTensor,
+) -> Result<(), WeightsError> {
+    if tensor.shape != parameter.shape {
+        return Err(WeightsError::Shape {
+            path: checkpoint.path().to_owned(),
+            tensor: tensor.name.clone(),
+            found: tensor.shape.clone(),
+            expected: parameter.shape.clone(),
+            model: graph.name.clone(),
+        });
+    }
+    let (is_known, expected) = match parameter.role {
+        Role::BatchCount => (tensor.dtype == Dtype::I64, "I64"),
+        _ => (
+            matches!(
+                tensor.dtype,
+                Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64
+            ),
+            "F16, BF16, F64 or F32",
+        ),
+    };
+    if is_known {
+        return Ok(());
+    }
+    Err(WeightsError::Dtype {
+        path: checkpoint.path().to_owned(),
+        tensor: tensor.name.clone(),
+        found: tensor.dtype,
+        expected,
+    })
+}
+
+fn read_values(
+    checkpoint: &Checkpoint,
+    tensor: &StoredTensor,
+    scratch: &mut Vec<u8>,
+) -> Result<Vec<f32>, SourceError> {
+    let numel = tensor.shape.numel();
+    let mut values = Vec::with_capacity(numel as usize);
+    let mut begin = 0;
+    while begin < numel {
+        let count = BLOCK.min(numel - begin);
+        let bytes = checkpoint.read(tensor, begin, count, scratch)?;
+        match tensor.dtype {
+            Dtype::F16 => {
+                values.extend(elements(bytes, |raw| f16::from_le_bytes(raw).to_f32()));
+            }
+            Dtype::BF16 => {
+                values.extend(elements(bytes, |raw| bf16::from_le_bytes(raw).to_f32()));
+            }
+            Dtype::F64 => values.extend(elements(bytes, |raw| f64::from_le_bytes(raw) as f32)),
+            _ => values.extend(elements(bytes, f32::from_le_bytes)),
+        }
+        begin += count;
+    }
+    Ok(values)
+}
+
+/// Elements of a little-endian tensor, which may begin at any byte.
+fn elements<const WIDTH: usize, T>(
+    bytes: &[u8],
+    decode: impl Fn([u8; WIDTH]) -> T,
+) -> impl Iterator<Item = T> {
+    let (elements, _) = bytes.as_chunks::<WIDTH>();
+    elements.iter().map(move |raw| decode(*raw))
+}
