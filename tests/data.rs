@@ -91,7 +91,7 @@ fn pictures_replace_nothing_unasked() {
     let desk = desk();
     fs::write(desk.path().join("a.png"), "mine").unwrap();
     json(desk.path(), &["--picture", "a.png"], 2);
-    json(desk.path(), &["--picture", "no/such/a.png"], 5);
+    json(desk.path(), &["--picture", "no/such/a.png"], 2);
     json(
         desk.path(),
         &["--corruption", "saturate", "--picture", "b.png"],
