@@ -183,6 +183,7 @@ fn of_data(error: &DataError) -> Exit {
     match error {
         DataError::Unknown { .. }
         | DataError::DirectoryUnused { .. }
+        | DataError::Part { .. }
         | DataError::Fraction { .. } => Exit::Usage,
         DataError::Missing { .. }
         | DataError::Directory { .. }

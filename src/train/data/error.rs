@@ -55,6 +55,12 @@ pub enum DataError {
         /// The directory.
         path: PathBuf,
     },
+    /// One file of several is named.
+    #[error("`{}` is one file of a data set; name the directory that holds all of them", path.display())]
+    Part {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),
