@@ -5,6 +5,8 @@ mod args;
 mod argv;
 mod check;
 mod completions;
+#[cfg(feature = "train")]
+mod data;
 mod exit;
 mod ingredients;
 mod inputs;
@@ -80,6 +82,8 @@ fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit>
         Command::Verify(arguments) => verify::run(arguments, interrupted),
         #[cfg(feature = "train")]
         Command::Train(arguments) => train::run(arguments, interrupted),
+        #[cfg(feature = "train")]
+        Command::Data(arguments) => data::run(arguments),
         Command::Completions(arguments) => completions::run(arguments),
     }
 }

@@ -5,6 +5,9 @@
 //! the man pages can include this file.
 
 #[cfg(feature = "train")]
+#[path = "args/data.rs"]
+mod data;
+#[cfg(feature = "train")]
 #[path = "args/learning.rs"]
 pub(crate) mod learning;
 #[cfg(feature = "train")]
@@ -21,6 +24,9 @@ use clap::ValueEnum;
 use clap::ValueHint;
 
 use super::size::parse_size;
+
+#[cfg(feature = "train")]
+pub(crate) use data::DataArguments;
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -159,6 +165,8 @@ pub(crate) enum Command {
     Verify(VerifyArguments),
     #[cfg(feature = "train")]
     Train(Box<train::TrainArguments>),
+    #[cfg(feature = "train")]
+    Data(DataArguments),
     Completions(CompletionsArguments),
 }
 

@@ -16,6 +16,8 @@ use sms_merge::connectivity::Mismatch;
 use sms_merge::format::replace::Failure;
 use sms_merge::merge::CertificateError;
 use sms_merge::merge::MergeError;
+#[cfg(feature = "train")]
+use sms_merge::train::data::DataError;
 use thiserror::Error;
 
 use crate::cli::ingredients::ChoiceError;
@@ -150,6 +152,10 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
             if let Some(error) = cause.downcast_ref::<MergeError>() {
                 return Some(of_merge(error));
             }
+            #[cfg(feature = "train")]
+            if let Some(error) = cause.downcast_ref::<DataError>() {
+                return Some(of_data(error));
+            }
             if let Some(error) = cause.downcast_ref::<OutputError>() {
                 return Some(of_output(error));
             }
@@ -176,6 +182,22 @@ fn of_choice(error: &ChoiceError) -> Exit {
         | ChoiceError::List { .. }
         | ChoiceError::Metrics(MetricsError::Read { .. }) => Exit::Io,
         _ => Exit::Usage,
+    }
+}
+
+#[cfg(feature = "train")]
+fn of_data(error: &DataError) -> Exit {
+    match error {
+        DataError::Unknown { .. }
+        | DataError::DirectoryUnused { .. }
+        | DataError::Part { .. }
+        | DataError::Fraction { .. } => Exit::Usage,
+        DataError::Missing { .. }
+        | DataError::Directory { .. }
+        | DataError::Source(_)
+        | DataError::Memory { .. } => Exit::Io,
+        DataError::Checkpoint(error) => of_checkpoint(error),
+        _ => Exit::Incompatible,
     }
 }
 
