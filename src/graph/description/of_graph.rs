@@ -52,16 +52,14 @@ pub(super) fn description(graph: &Graph) -> Description {
 
 /// Name of a node: that of its module, or one made up where it is needed.
 fn name(graph: &Graph, idx: NodeIdx, is_needed: bool) -> Option<String> {
+    if let Some(module) = graph.module(idx) {
+        return Some(module.to_owned());
+    }
     match graph.nodes[idx].op {
-        Op::Conv2d { weight, .. } | Op::Linear { weight, .. } | Op::BatchNorm { weight, .. } => {
-            let name = &graph.parameters[weight].name;
-            Some(name.strip_suffix(".weight").unwrap_or(name).to_owned())
-        }
         Op::Input => Some(IMAGE.to_owned()),
         _ if is_needed => {
-            let kind = kind(graph, idx);
             // A module may have this name already: an underscore more makes another.
-            let mut name = format!("{}{idx}", kind.op());
+            let mut name = format!("{}{idx}", graph.nodes[idx].op.name());
             let weight = |name: &str| format!("{name}.weight");
             while graph
                 .parameters
