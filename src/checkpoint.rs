@@ -1,11 +1,14 @@
 //! From paths to checkpoints: files are opened, headers are checked, and no tensor
 //! byte is read.
 
+mod content;
 mod convention;
 mod directory;
 mod error;
 mod ingredients;
 pub mod map;
+mod observer;
+mod output;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -30,7 +33,9 @@ use crate::format::sniff::sniff;
 use crate::tensor::Dtype;
 use crate::tensor::Shape;
 
+pub(crate) use content::checkpoint_digest;
 pub use convention::Convention;
+pub use convention::MaskLayout;
 pub use convention::Source;
 pub use error::CheckpointError;
 pub use ingredients::Difference;
@@ -38,6 +43,12 @@ pub use ingredients::DtypeRule;
 pub use ingredients::Ingredients;
 pub use ingredients::IngredientsError;
 pub use ingredients::Parameter;
+pub use observer::Observer;
+pub use output::Destination;
+pub use output::OutputError;
+pub use output::Sidecars;
+pub(crate) use output::StagedOutput;
+pub use output::refuse_named_input;
 
 /// Name that readers look for when given a directory of shards.
 pub const INDEX_NAME: &str = "model.safetensors.index.json";

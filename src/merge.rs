@@ -14,7 +14,6 @@ mod execute;
 mod job;
 mod ledger;
 mod options;
-mod output;
 mod place;
 mod plan;
 mod run;
@@ -28,15 +27,20 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::checkpoint::IngredientsError;
+use crate::checkpoint::OutputError;
 use crate::checkpoint::map::SourceError;
 use crate::connectivity::Mismatch;
-use crate::format::replace::ReplaceError;
 use crate::format::safetensors::LayoutError;
 use crate::kernel::KernelError;
 use crate::kernel::WeightError;
 use crate::tensor::Dtype;
 use crate::tensor::Printable;
 
+pub use crate::checkpoint::Destination;
+pub use crate::checkpoint::MaskLayout;
+pub use crate::checkpoint::Observer;
+pub use crate::checkpoint::Sidecars;
+pub use crate::checkpoint::refuse_named_input;
 pub use certificate::CERTIFICATE_KEY;
 pub use certificate::Certificate;
 pub use certificate::CertificateError;
@@ -51,18 +55,13 @@ pub use difference::Difference;
 pub use distance::DistanceTally;
 pub use distance::Distances;
 pub use distance::PairDistance;
-pub use job::Observer;
 pub use ledger::Outcome;
 pub use ledger::TensorOutcome;
 pub use options::IntegerPolicy;
 pub use options::MOST_FOR_DISTANCES;
-pub use options::MaskLayout;
 pub use options::MergeOptions;
 pub use options::Method;
 pub use options::default_threads;
-pub use output::Destination;
-pub use output::Sidecars;
-pub use output::refuse_named_input;
 pub use plan::Action;
 pub use plan::MergePlan;
 pub use plan::PlannedTensor;
@@ -106,37 +105,10 @@ pub enum MergeError {
     Source(#[from] SourceError),
     /// The output cannot be written.
     #[error(transparent)]
-    Output(#[from] ReplaceError),
+    Output(#[from] OutputError),
     /// The output has no legal layout.
     #[error(transparent)]
     Layout(#[from] LayoutError),
-    /// There is not enough space for the output.
-    #[error("`{}` needs {needed} bytes, and {free} are free there", path.display())]
-    Space {
-        /// The output.
-        path: PathBuf,
-        /// Bytes that the output takes.
-        needed: u64,
-        /// Bytes that are free for this user.
-        free: u64,
-    },
-    /// The output is one of the inputs.
-    #[error(
-        "the output `{}` is the input `{}`; inputs are never written to, choose another output",
-        output.display(), input.display()
-    )]
-    OutputIsInput {
-        /// The output as given.
-        output: PathBuf,
-        /// The input that it is.
-        input: PathBuf,
-    },
-    /// Shards were asked for, and the output is named like a file.
-    #[error("shards go into a directory, and `{}` is named like a file; write `-o DIRECTORY/`", path.display())]
-    ShardsNeedDirectory {
-        /// The output as given.
-        path: PathBuf,
-    },
     /// A stored mask holds something else than 0 and 1.
     #[error(
         "mask `{}` in `{}` holds something else than 0 and 1 at index {index}",

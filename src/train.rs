@@ -1,9 +1,18 @@
 //! The training hall: a [`Graph`](crate::graph::Graph), weights and data walk in,
 //! weights and metrics walk out. Merges nothing. The only door to candle.
 
+pub mod average;
+pub mod candle;
+pub mod data;
 pub mod engine;
 mod loss;
+pub mod native;
+mod optimizer;
+pub mod recipe;
+pub mod schedule;
+pub mod trainer;
 mod weights;
 
 pub use loss::{Loss, Objective, largest, softmax};
+pub use optimizer::Rule;
 pub use weights::{NamedTensor, Values, Weights, WeightsError, write_tensors};

@@ -18,7 +18,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "merge",
         &["connectivity", "checkpoint", "kernel", "format", "tensor"],
     ),
-    ("prune", &["connectivity", "checkpoint", "tensor"]),
+    (
+        "prune",
+        &["connectivity", "checkpoint", "kernel", "format", "tensor"],
+    ),
     ("graph", &["tensor"]),
     (
         "train",

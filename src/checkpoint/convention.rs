@@ -2,6 +2,9 @@
 
 use std::borrow::Cow;
 
+use serde::Deserialize;
+use serde::Serialize;
+
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::IngredientsError;
 use crate::checkpoint::StoredTensor;
@@ -18,6 +21,17 @@ pub enum Convention {
     Nncf,
     /// A buffer `_weight_mask` of NVIDIA ModelOpt, beside `weight`.
     ModelOpt,
+}
+
+/// How masks are stored in an output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MaskLayout {
+    /// As the first input stores them.
+    #[default]
+    Keep,
+    /// As zeros of plain tensors.
+    Dense,
 }
 
 /// One ingredient's tensors of a parameter, as indices into

@@ -19,7 +19,6 @@ use super::size::parse_size;
 mod model;
 
 pub(crate) use model::ModelArguments;
-pub(crate) use model::ModelChoice;
 pub(crate) use model::Notation;
 
 const EXIT_STATUS: &str = "\

@@ -7,10 +7,10 @@ use std::path::Path;
 use serde::Serialize;
 use sms_merge::checkpoint::CheckpointError;
 use sms_merge::checkpoint::IngredientsError;
+use sms_merge::checkpoint::OutputError;
 use sms_merge::checkpoint::map::SourceError;
 use sms_merge::connectivity::Mismatch;
 use sms_merge::format::replace::Failure;
-use sms_merge::format::replace::ReplaceError;
 use sms_merge::graph::models::ModelError;
 use sms_merge::merge::CertificateError;
 use sms_merge::merge::MergeError;
@@ -150,6 +150,9 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
             if let Some(error) = cause.downcast_ref::<MergeError>() {
                 return Some(of_merge(error));
             }
+            if let Some(error) = cause.downcast_ref::<OutputError>() {
+                return Some(of_output(error));
+            }
             if let Some(error) = cause.downcast_ref::<CertificateError>() {
                 return Some(of_certificate(error));
             }
@@ -200,8 +203,6 @@ fn of_merge(error: &MergeError) -> Exit {
         MergeError::TooFew { .. }
         | MergeError::WeightCount { .. }
         | MergeError::Weights(_)
-        | MergeError::OutputIsInput { .. }
-        | MergeError::ShardsNeedDirectory { .. }
         | MergeError::OutputDtype { .. }
         | MergeError::UnusedPattern { .. } => Exit::Usage,
         MergeError::Ingredients(error) => of_ingredients(error),
@@ -210,17 +211,18 @@ fn of_merge(error: &MergeError) -> Exit {
         | MergeError::IntegerMismatch { .. }
         | MergeError::OpaqueMismatch { .. } => Exit::Incompatible,
         MergeError::Connectivity(_) => Exit::Connectivity,
-        MergeError::Source(_) | MergeError::Space { .. } => Exit::Io,
+        MergeError::Source(_) => Exit::Io,
         MergeError::Output(error) => of_output(error),
         MergeError::Interrupted => Exit::Interrupted,
         _ => Exit::Failed,
     }
 }
 
-fn of_output(error: &ReplaceError) -> Exit {
-    match error.kind() {
-        Failure::Refused => Exit::Usage,
-        Failure::Space | Failure::System => Exit::Io,
+fn of_output(error: &OutputError) -> Exit {
+    match error {
+        OutputError::Replace(error) if error.kind() == Failure::Refused => Exit::Usage,
+        OutputError::Replace(_) | OutputError::Space { .. } => Exit::Io,
+        _ => Exit::Usage,
     }
 }
 

@@ -18,7 +18,7 @@ mod reader;
 
 pub use error::HeaderError;
 pub use header::{Header, TensorInfo, header_len, parse};
-pub use layout::{Entry, Layout, LayoutError, natural_cmp};
+pub use layout::{Entry, Layout, LayoutError, natural_cmp, split};
 
 /// Bytes of JSON that a header may have unless the user says otherwise: 64 MiB.
 ///

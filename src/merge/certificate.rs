@@ -12,11 +12,11 @@ use sha2::Digest as _;
 use thiserror::Error;
 
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::MaskLayout;
 use crate::connectivity::MismatchPolicy;
 use crate::connectivity::NamePatterns;
 use crate::kernel::Normalization;
 use crate::merge::options::IntegerPolicy;
-use crate::merge::options::MaskLayout;
 use crate::merge::options::MergeOptions;
 use crate::merge::options::Method;
 use crate::tensor::Digest;

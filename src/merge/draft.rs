@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use crate::checkpoint::Ingredients;
+use crate::checkpoint::checkpoint_digest;
 use crate::connectivity::Connectivity;
 use crate::connectivity::Expectation;
 use crate::format::safetensors::LayoutError;
@@ -17,7 +18,6 @@ use crate::merge::certificate::RecordedOptions;
 use crate::merge::certificate::SoupRecord;
 use crate::merge::certificate::TensorRecord;
 use crate::merge::ledger::Outcome;
-use crate::merge::ledger::checkpoint_digest;
 use crate::merge::options::MergeOptions;
 use crate::merge::plan::MergePlan;
 use crate::tensor::Digest;

@@ -5,9 +5,9 @@ use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
+use crate::checkpoint::Observer;
 use crate::merge::MergeError;
 use crate::merge::job::Job;
-use crate::merge::job::Observer;
 use crate::merge::ledger::Ledger;
 use crate::merge::ledger::Outcome;
 use crate::merge::plan::TileRange;

@@ -11,15 +11,6 @@ use crate::merge::plan::PlannedTensor;
 use crate::merge::sink::Sink;
 use crate::tensor::Shape;
 
-/// Watches a pass and may end it.
-#[derive(Clone, Copy)]
-pub struct Observer<'a> {
-    /// Is told of every stretch of bytes that has been read. Called by all threads.
-    pub advance: &'a (dyn Fn(u64) + Sync),
-    /// Ends the pass once set.
-    pub interrupted: &'a AtomicBool,
-}
-
 /// One pass: what is read, what is done with it, and where it goes.
 pub(super) struct Job<'a> {
     pub(super) ingredients: &'a Ingredients,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::checkpoint::Ingredients;
+use crate::checkpoint::checkpoint_digest;
 use crate::connectivity::DENSE_ZERO_FRACTION;
 use crate::connectivity::DRIFT_TOLERANCE;
 use crate::connectivity::Expectation;
@@ -18,9 +19,6 @@ use crate::merge::plan::MergePlan;
 use crate::merge::tile::TileOutcome;
 use crate::tensor::Digest;
 use crate::tensor::DigestList;
-use crate::tensor::Digester;
-use crate::tensor::Dtype;
-use crate::tensor::Shape;
 
 /// What was found of one tensor.
 #[derive(Clone, Debug)]
@@ -297,25 +295,4 @@ impl<'a> Ledger<'a> {
             tensors: self.tensors,
         }
     }
-}
-
-/// Digest of a checkpoint's content, however it is cut into files: of the name,
-/// element type, rank, dimensions and content digest of each tensor, sorted by name.
-pub(super) fn checkpoint_digest<'t>(
-    tensors: impl Iterator<Item = (&'t str, Dtype, &'t Shape, Digest)>,
-) -> Digest {
-    let mut tensors: Vec<_> = tensors.collect();
-    tensors.sort_unstable_by_key(|&(name, ..)| name);
-    let mut digester = Digester::new();
-    for (name, dtype, shape, digest) in tensors {
-        digester.push_text(name);
-        digester.push_text(dtype.name());
-        digester.update(&(shape.rank() as u64).to_le_bytes());
-        shape
-            .dims()
-            .iter()
-            .for_each(|dim| digester.update(&dim.to_le_bytes()));
-        digester.push(digest);
-    }
-    digester.finish()
 }

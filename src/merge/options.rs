@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::checkpoint::MaskLayout;
 use crate::connectivity::NamePatterns;
 use crate::connectivity::Rules;
 use crate::kernel::Weights;
@@ -29,17 +30,6 @@ pub enum IntegerPolicy {
     First,
     /// Take the largest.
     Max,
-}
-
-/// How masks are stored in the soup.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum MaskLayout {
-    /// As the first ingredient stores them.
-    #[default]
-    Keep,
-    /// As zeros of plain tensors.
-    Dense,
 }
 
 /// Everything that decides a soup's bytes, and how it is computed.

@@ -4,6 +4,7 @@ use crate::checkpoint::Ingredients;
 use crate::format::safetensors::Entry;
 use crate::format::safetensors::Layout;
 use crate::format::safetensors::natural_cmp;
+use crate::format::safetensors::split;
 use crate::merge::MergeError;
 use crate::merge::options::MergeOptions;
 use crate::merge::plan::PlannedTensor;
@@ -49,28 +50,4 @@ pub(super) fn place(
         (slot.shard, slot.offset) = (shard, offset);
     }
     Ok(layouts)
-}
-
-/// Cuts the entries into files of at most `shard_bytes`; a larger tensor gets a
-/// file of its own.
-fn split(entries: Vec<Entry>, shard_bytes: Option<u64>) -> Vec<Vec<Entry>> {
-    let mut shards = vec![Vec::new()];
-    let mut filled = 0;
-    for entry in entries {
-        let bytes = entry
-            .dtype
-            .byte_len(entry.shape.numel())
-            .unwrap_or(u64::MAX);
-        let is_full =
-            shard_bytes.is_some_and(|most| filled > 0 && bytes > most.saturating_sub(filled));
-        if is_full {
-            shards.push(Vec::new());
-            filled = 0;
-        }
-        filled += bytes;
-        if let Some(last) = shards.last_mut() {
-            last.push(entry);
-        }
-    }
-    shards
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::checkpoint::Convention;
 use crate::checkpoint::Ingredients;
+use crate::checkpoint::MaskLayout;
 use crate::checkpoint::Parameter;
 use crate::connectivity::Expectation;
 use crate::connectivity::NamePatterns;
@@ -12,7 +13,6 @@ use crate::format::safetensors::Layout;
 use crate::kernel::PIECE;
 use crate::merge::MergeError;
 use crate::merge::options::IntegerPolicy;
-use crate::merge::options::MaskLayout;
 use crate::merge::options::MergeOptions;
 use crate::merge::place::place;
 use crate::tensor::Arithmetic;

@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::checkpoint::Destination;
 use crate::checkpoint::Ingredients;
+use crate::checkpoint::Observer;
+use crate::checkpoint::Sidecars;
+use crate::checkpoint::StagedOutput;
 use crate::connectivity::Connectivity;
 use crate::connectivity::Mismatch;
 use crate::connectivity::MismatchPolicy;
@@ -15,12 +19,8 @@ use crate::merge::certificate::FileDigest;
 use crate::merge::distance::Distances;
 use crate::merge::draft::Draft;
 use crate::merge::job::Job;
-use crate::merge::job::Observer;
 use crate::merge::ledger::Outcome;
 use crate::merge::options::MergeOptions;
-use crate::merge::output::Destination;
-use crate::merge::output::Sidecars;
-use crate::merge::output::StagedOutput;
 use crate::merge::plan::MergePlan;
 use crate::merge::sink::Sink;
 

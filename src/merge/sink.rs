@@ -5,9 +5,9 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::StagedOutput;
 use crate::kernel::first_difference;
 use crate::merge::MergeError;
-use crate::merge::output::StagedOutput;
 use crate::merge::plan::Slot;
 use crate::merge::plan::TileRange;
 

@@ -1,11 +1,11 @@
 //! One thread of a pass: works through runs of tiles, and lets go of what it has read.
 
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::Observer;
 use crate::checkpoint::StoredTensor;
 use crate::checkpoint::map::SourceError;
 use crate::merge::MergeError;
 use crate::merge::job::Job;
-use crate::merge::job::Observer;
 use crate::merge::ledger::Unit;
 use crate::merge::plan::PlannedTensor;
 use crate::merge::plan::Slot;

@@ -4,6 +4,9 @@
 //! number of threads; `candle` walks the graph with candle's tensors, on any device
 //! that candle knows, and is the independent check of the first.
 
+use serde::Deserialize;
+use serde::Serialize;
+
 use crate::graph::Graph;
 use crate::graph::NodeIdx;
 use crate::tensor::Mask;
@@ -31,7 +34,8 @@ pub struct StepSeed {
 }
 
 /// How gradients become changes of weights.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Optimizer {
     /// Stochastic gradient descent, as torch's `SGD` with `dampening = 0`: decay is
     /// added to the gradient.
@@ -42,6 +46,7 @@ pub enum Optimizer {
         nesterov: bool,
     },
     /// Adam with decoupled decay, as torch's `AdamW`. Source: arXiv:1711.05101.
+    #[serde(rename = "adamw")]
     AdamW {
         /// Share of the last first moment.
         beta1: f64,
@@ -53,7 +58,8 @@ pub enum Optimizer {
 }
 
 /// Which parameters decay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Decay {
     /// All learned parameters, as torch's optimisers do by default.
     All,

@@ -23,6 +23,25 @@ pub struct Loss {
     pub samples: u64,
 }
 
+impl Loss {
+    /// Takes in what other samples cost.
+    pub fn add(&mut self, other: Self) {
+        self.sum += other.sum;
+        self.correct += other.correct;
+        self.samples += other.samples;
+    }
+
+    /// Mean over the samples; NaN of none.
+    pub fn mean(self) -> f64 {
+        self.sum / self.samples as f64
+    }
+
+    /// Share of the samples that are classified correctly; NaN of none.
+    pub fn accuracy(self) -> f64 {
+        self.correct as f64 / self.samples as f64
+    }
+}
+
 impl Objective {
     /// Loss of a batch, and its gradient.
     ///

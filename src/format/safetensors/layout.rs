@@ -43,6 +43,30 @@ pub fn natural_cmp(a: &Entry, b: &Entry) -> Ordering {
     b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name))
 }
 
+/// Cuts the entries into files of at most `shard_bytes`; a larger tensor gets a
+/// file of its own.
+pub fn split(entries: Vec<Entry>, shard_bytes: Option<u64>) -> Vec<Vec<Entry>> {
+    let mut shards = vec![Vec::new()];
+    let mut filled = 0;
+    for entry in entries {
+        let bytes = entry
+            .dtype
+            .byte_len(entry.shape.numel())
+            .unwrap_or(u64::MAX);
+        let is_full =
+            shard_bytes.is_some_and(|most| filled > 0 && bytes > most.saturating_sub(filled));
+        if is_full {
+            shards.push(Vec::new());
+            filled = 0;
+        }
+        filled += bytes;
+        if let Some(last) = shards.last_mut() {
+            last.push(entry);
+        }
+    }
+    shards
+}
+
 /// Why tensors cannot be written into one file.
 #[derive(Debug, Error)]
 pub enum LayoutError {

@@ -1,4 +1,5 @@
-//! Where a soup goes: a file or a directory, staged until it is complete.
+//! Where a checkpoint goes that is made here: a file or a directory, staged until it
+//! is complete.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -7,6 +8,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
+
+use thiserror::Error;
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::INDEX_NAME;
@@ -22,14 +25,49 @@ use crate::format::replace::Target;
 use crate::format::safetensors::Layout;
 use crate::format::shard_index::render;
 use crate::format::shard_index::shard_name;
-use crate::merge::MergeError;
 
 /// Ends of the names of files that belong beside the weights of a model.
 const SIDECAR_SUFFIXES: [&str; 6] = [".json", ".txt", ".model", ".jinja", ".tiktoken", ".py"];
 /// Ends of the names of files that describe how weights are cut into shards.
 const INDEX_SUFFIX: &str = ".index.json";
 
-/// Where a soup goes.
+/// Why a checkpoint cannot be written to its place.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum OutputError {
+    /// The output cannot be written.
+    #[error(transparent)]
+    Replace(#[from] ReplaceError),
+    /// There is not enough space for the output.
+    #[error("`{}` needs {needed} bytes, and {free} are free there", path.display())]
+    Space {
+        /// The output.
+        path: PathBuf,
+        /// Bytes that the output takes.
+        needed: u64,
+        /// Bytes that are free for this user.
+        free: u64,
+    },
+    /// The output is one of the inputs.
+    #[error(
+        "the output `{}` is the input `{}`; inputs are never written to, choose another output",
+        output.display(), input.display()
+    )]
+    IsInput {
+        /// The output as given.
+        output: PathBuf,
+        /// The input that it is.
+        input: PathBuf,
+    },
+    /// Shards were asked for, and the output is named like a file.
+    #[error("shards go into a directory, and `{}` is named like a file; write `-o DIRECTORY/`", path.display())]
+    ShardsNeedDirectory {
+        /// The output as given.
+        path: PathBuf,
+    },
+}
+
+/// Where a checkpoint goes.
 #[derive(Debug)]
 pub struct Destination {
     path: PathBuf,
@@ -51,20 +89,20 @@ pub struct Sidecars {
 impl Destination {
     /// Looks a destination up, and refuses one that is an input.
     ///
-    /// The soup is a directory if `path` ends in a slash, is one, or has no
+    /// The output is a directory if `path` ends in a slash, is one, or has no
     /// extension where all ingredients are directories, and always if it is cut
     /// into shards. Nothing is read of any input.
     ///
     /// # Errors
-    /// [`MergeError::OutputIsInput`], [`MergeError::ShardsNeedDirectory`], and
-    /// [`MergeError::Output`] if the place is unfit or taken.
+    /// [`OutputError::IsInput`], [`OutputError::ShardsNeedDirectory`], and
+    /// [`OutputError::Replace`] if the place is unfit or taken.
     pub fn resolve(
         path: &Path,
         ingredients: &Ingredients,
         shard_bytes: Option<u64>,
         existing: Existing,
         durability: Durability,
-    ) -> Result<Self, MergeError> {
+    ) -> Result<Self, OutputError> {
         let is_file_name = path
             .extension()
             .is_some_and(|end| end == "st" || end == "safetensors");
@@ -77,7 +115,7 @@ impl Destination {
             || shard_bytes.is_some()
             || (all_directories && path.extension().is_none());
         if is_directory && is_file_name && !path.is_dir() {
-            return Err(MergeError::ShardsNeedDirectory {
+            return Err(OutputError::ShardsNeedDirectory {
                 path: path.to_owned(),
             });
         }
@@ -100,8 +138,8 @@ impl Destination {
         &self.path
     }
 
-    /// Names of the files of a soup of so many shards, without its sidecars.
-    pub(super) fn shard_names(&self, n_shards: usize) -> Vec<String> {
+    /// Names of the files of a checkpoint of so many shards, without its sidecars.
+    pub(crate) fn shard_names(&self, n_shards: usize) -> Vec<String> {
         match (self.is_directory, n_shards) {
             (false, _) => vec![
                 self.target
@@ -119,22 +157,22 @@ impl Destination {
     }
 
     /// What goes with the weights: nothing beside a single file.
-    pub(super) fn sidecars(&self, ingredients: &Ingredients) -> Result<Sidecars, ReplaceError> {
+    pub(crate) fn sidecars(&self, ingredients: &Ingredients) -> Result<Sidecars, OutputError> {
         let directory = ingredients
             .checkpoints()
             .first()
             .and_then(Checkpoint::directory);
         match directory.filter(|_| self.is_directory) {
-            Some(directory) => Sidecars::find(directory, ingredients),
+            Some(directory) => Ok(Sidecars::find(directory, ingredients)?),
             None => Ok(Sidecars::default()),
         }
     }
 
     /// Checks that so many bytes fit.
-    pub(super) fn require_space(&self, needed: u64) -> Result<(), MergeError> {
+    pub(crate) fn require_space(&self, needed: u64) -> Result<(), OutputError> {
         let free = self.target.free_bytes()?;
         if free < needed {
-            return Err(MergeError::Space {
+            return Err(OutputError::Space {
                 path: self.path.clone(),
                 needed,
                 free,
@@ -145,26 +183,27 @@ impl Destination {
 
     /// Stages files of the given lengths, has `fill` write them, and publishes them
     /// together once it returns. A failure leaves nothing.
-    pub(super) fn write<T>(
+    pub(crate) fn write<T, E: From<OutputError>>(
         &self,
         headers: &[u64],
         layouts: &[Layout],
         sidecars: &Sidecars,
-        fill: impl FnOnce(&StagedOutput<'_>) -> Result<T, MergeError>,
-    ) -> Result<T, MergeError> {
+        fill: impl FnOnce(&StagedOutput<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
         let lengths = headers
             .iter()
             .zip(layouts)
             .map(|(header, layout)| header + layout.data_bytes());
         if !self.is_directory {
-            let staged = StagedFile::create(&self.target, lengths.sum(), self.durability)?;
+            let staged = StagedFile::create(&self.target, lengths.sum(), self.durability)
+                .map_err(OutputError::from)?;
             let output = StagedOutput {
                 shards: vec![StagedShard::File(&staged)],
                 headers,
             };
             let filled = fill(&output)?;
             drop(output);
-            staged.publish()?;
+            staged.publish().map_err(OutputError::from)?;
             return Ok(filled);
         }
         let names = self.shard_names(layouts.len());
@@ -175,37 +214,47 @@ impl Destination {
             .map(String::as_str)
             .chain(index.as_ref().map(|_| INDEX_NAME))
             .collect();
-        let staged = StagedDirectory::create(&self.target, all_names, self.durability)?;
+        let staged = StagedDirectory::create(&self.target, all_names, self.durability)
+            .map_err(OutputError::from)?;
         let shards = names
             .iter()
             .zip(lengths)
             .map(|(name, bytes)| Ok(StagedShard::Entry(staged.file(name, bytes)?)))
-            .collect::<Result<_, ReplaceError>>()?;
+            .collect::<Result<_, OutputError>>()?;
         let output = StagedOutput { shards, headers };
         let filled = fill(&output)?;
         drop(output);
-        if let Some(text) = index {
-            staged
-                .file(INDEX_NAME, text.len() as u64)?
-                .write_at(text.as_bytes(), 0)?;
-        }
-        for name in &sidecars.copied {
-            staged.copy_in(name, &sidecars.directory.join(name))?;
-        }
-        staged.publish()?;
+        finish_directory(staged, index.as_deref(), sidecars)?;
         Ok(filled)
     }
+}
+
+/// Adds what goes beside the shards, and publishes.
+fn finish_directory(
+    staged: StagedDirectory,
+    index: Option<&str>,
+    sidecars: &Sidecars,
+) -> Result<(), OutputError> {
+    if let Some(text) = index {
+        staged
+            .file(INDEX_NAME, text.len() as u64)?
+            .write_at(text.as_bytes(), 0)?;
+    }
+    for name in &sidecars.copied {
+        staged.copy_in(name, &sidecars.directory.join(name))?;
+    }
+    Ok(staged.publish()?)
 }
 
 /// Refuses an output that is one of the files or directories given as inputs, by
 /// whatever name, before any of them is opened.
 ///
 /// # Errors
-/// [`MergeError::OutputIsInput`].
+/// [`OutputError::IsInput`].
 pub fn refuse_named_input<'p>(
     output: &Path,
     inputs: impl IntoIterator<Item = &'p Path>,
-) -> Result<(), MergeError> {
+) -> Result<(), OutputError> {
     // What does not exist yet is no input; other failures are reported by `Target`.
     let Ok(found) = fs::metadata(output) else {
         return Ok(());
@@ -218,7 +267,7 @@ pub fn refuse_named_input<'p>(
         let holds_input =
             found.is_dir() && input.parent().is_some_and(|parent| same(nonempty(parent)));
         if holds_input || same(input) {
-            return Err(MergeError::OutputIsInput {
+            return Err(OutputError::IsInput {
                 output: output.to_owned(),
                 input: input.to_owned(),
             });
@@ -228,7 +277,7 @@ pub fn refuse_named_input<'p>(
 }
 
 /// Refuses an output that is any file of the inputs: their shards and indices too.
-fn refuse_input(output: &Path, ingredients: &Ingredients) -> Result<(), MergeError> {
+fn refuse_input(output: &Path, ingredients: &Ingredients) -> Result<(), OutputError> {
     let checkpoints = ingredients
         .checkpoints()
         .iter()
@@ -318,8 +367,8 @@ enum StagedShard<'a> {
     Entry(StagedEntry<'a>),
 }
 
-/// The files of a soup while it is being written.
-pub(super) struct StagedOutput<'a> {
+/// The files of a checkpoint while it is being written.
+pub(crate) struct StagedOutput<'a> {
     shards: Vec<StagedShard<'a>>,
     /// Bytes before each shard's data buffer.
     headers: &'a [u64],
@@ -327,24 +376,24 @@ pub(super) struct StagedOutput<'a> {
 
 impl StagedOutput<'_> {
     /// Writes at an offset in a shard's data buffer. Called by all threads.
-    pub(super) fn write_at(
+    pub(crate) fn write_at(
         &self,
         shard: usize,
         bytes: &[u8],
         offset: u64,
-    ) -> Result<(), ReplaceError> {
+    ) -> Result<(), OutputError> {
         self.write_file(shard, bytes, self.headers[shard] + offset)
     }
 
     /// Writes what stands before a shard's data buffer.
-    pub(super) fn write_header(&self, shard: usize, bytes: &[u8]) -> Result<(), ReplaceError> {
+    pub(crate) fn write_header(&self, shard: usize, bytes: &[u8]) -> Result<(), OutputError> {
         self.write_file(shard, bytes, 0)
     }
 
-    fn write_file(&self, shard: usize, bytes: &[u8], offset: u64) -> Result<(), ReplaceError> {
+    fn write_file(&self, shard: usize, bytes: &[u8], offset: u64) -> Result<(), OutputError> {
         match &self.shards[shard] {
-            StagedShard::File(file) => file.write_at(bytes, offset),
-            StagedShard::Entry(entry) => entry.write_at(bytes, offset),
+            StagedShard::File(file) => Ok(file.write_at(bytes, offset)?),
+            StagedShard::Entry(entry) => Ok(entry.write_at(bytes, offset)?),
         }
     }
 }
