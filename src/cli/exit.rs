@@ -319,6 +319,15 @@ mod tests {
         };
         check(empty.into(), Exit::Incompatible);
         check(IngredientsError::Nothing.into(), Exit::Usage);
+        let unread = ArchitectureError::Read {
+            path: PathBuf::from("a.toml"),
+            source: io::ErrorKind::NotFound.into(),
+        };
+        check(unread.into(), Exit::Io);
+        let not_text = ArchitectureError::NotText {
+            path: PathBuf::from("a.toml"),
+        };
+        check(not_text.into(), Exit::Incompatible);
         check(anyhow::anyhow!("something else"), Exit::Failed);
     }
 
