@@ -1,6 +1,7 @@
 //! The command line: `argv` walks in, an exit status walks out. The only door to
 //! clap, anyhow, indicatif and comfy-table. Decides nothing about a soup.
 
+mod architecture;
 mod args;
 mod argv;
 mod check;
@@ -16,6 +17,7 @@ mod learning;
 mod masks;
 mod merge;
 mod metrics;
+mod model;
 mod natural;
 mod plan;
 mod progress;
@@ -84,6 +86,7 @@ fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit>
         Command::Train(arguments) => train::run(arguments, interrupted),
         #[cfg(feature = "train")]
         Command::Data(arguments) => data::run(arguments),
+        Command::Model(arguments) => model::run(arguments, interrupted),
         Command::Completions(arguments) => completions::run(arguments),
     }
 }

@@ -27,6 +27,11 @@ use super::size::parse_size;
 
 #[cfg(feature = "train")]
 pub(crate) use data::DataArguments;
+#[path = "args/model.rs"]
+mod model;
+
+pub(crate) use model::ModelArguments;
+pub(crate) use model::Notation;
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -167,6 +172,7 @@ pub(crate) enum Command {
     Train(Box<train::TrainArguments>),
     #[cfg(feature = "train")]
     Data(DataArguments),
+    Model(ModelArguments),
     Completions(CompletionsArguments),
 }
 
