@@ -21,4 +21,5 @@ mod sparse;
 mod weight_gradient;
 mod window;
 
+pub use engine::Kernels;
 pub use engine::Native;
