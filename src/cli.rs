@@ -10,6 +10,8 @@ mod exit;
 mod ingredients;
 mod inputs;
 mod inspect;
+#[cfg(feature = "train")]
+mod learning;
 mod masks;
 mod merge;
 mod metrics;
@@ -20,6 +22,8 @@ mod progress;
 mod size;
 mod summary;
 mod text;
+#[cfg(feature = "train")]
+mod train;
 mod verify;
 
 use std::ffi::OsString;
@@ -77,6 +81,8 @@ fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit>
         Command::Inspect(arguments) => inspect::run(arguments, interrupted),
         Command::Verify(arguments) => verify::run(arguments, interrupted),
         Command::Model(arguments) => model::run(arguments, interrupted),
+        #[cfg(feature = "train")]
+        Command::Train(arguments) => train::run(arguments, interrupted),
         Command::Completions(arguments) => completions::run(arguments),
     }
 }

@@ -6,10 +6,13 @@ pub mod candle;
 pub mod data;
 pub mod engine;
 mod loss;
+pub mod masks;
 pub mod native;
 mod optimizer;
 pub mod recipe;
+pub mod record;
 pub mod schedule;
+pub mod state;
 pub mod trainer;
 mod weights;
 

@@ -1,6 +1,10 @@
 //! The man pages are those that the definitions of the command line give.
 //!
+//! Needs the feature `train`, whose commands have pages too.
+//!
 //! `SMS_MERGE_UPDATE=1 cargo test --test man` writes them anew.
+
+#![cfg(feature = "train")]
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +16,7 @@ use clap_mangen::roff::Roff;
 use clap_mangen::roff::roman;
 
 // The definitions belong to the binary, which a test cannot link to.
-#[allow(dead_code, unused_imports)]
+#[allow(dead_code)]
 #[path = "../src/cli/args.rs"]
 mod args;
 #[allow(dead_code)]
@@ -122,6 +126,7 @@ fn every_command_has_a_page_that_says_how_it_ends() {
         "-inspect",
         "-verify",
         "-model",
+        "-train",
         "-completions",
     ] {
         assert!(

@@ -4,6 +4,15 @@
 //! Names only clap, the library's vocabulary and [`parse_size`], so that the test of
 //! the man pages can include this file.
 
+#[cfg(feature = "train")]
+#[path = "args/learning.rs"]
+pub(crate) mod learning;
+#[path = "args/model.rs"]
+pub(crate) mod model;
+#[cfg(feature = "train")]
+#[path = "args/train.rs"]
+pub(crate) mod train;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -14,12 +23,6 @@ use clap::ValueEnum;
 use clap::ValueHint;
 
 use super::size::parse_size;
-
-#[path = "args/model.rs"]
-mod model;
-
-pub(crate) use model::ModelArguments;
-pub(crate) use model::Notation;
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -156,7 +159,9 @@ pub(crate) enum Command {
     Check(CheckArguments),
     Inspect(InspectArguments),
     Verify(VerifyArguments),
-    Model(ModelArguments),
+    Model(model::ModelArguments),
+    #[cfg(feature = "train")]
+    Train(Box<train::TrainArguments>),
     Completions(CompletionsArguments),
 }
 
