@@ -82,11 +82,11 @@ fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit>
         Command::Check(arguments) => check::run(arguments, interrupted),
         Command::Inspect(arguments) => inspect::run(arguments, interrupted),
         Command::Verify(arguments) => verify::run(arguments, interrupted),
-        #[cfg(feature = "train")]
-        Command::Train(arguments) => train::run(arguments, interrupted),
+        Command::Model(arguments) => model::run(arguments, interrupted),
         #[cfg(feature = "train")]
         Command::Data(arguments) => data::run(arguments),
-        Command::Model(arguments) => model::run(arguments, interrupted),
+        #[cfg(feature = "train")]
+        Command::Train(arguments) => train::run(arguments, interrupted),
         Command::Completions(arguments) => completions::run(arguments),
     }
 }

@@ -16,7 +16,7 @@ use clap_mangen::roff::Roff;
 use clap_mangen::roff::roman;
 
 // The definitions belong to the binary, which a test cannot link to.
-#[allow(dead_code, unused_imports)]
+#[allow(dead_code)]
 #[path = "../src/cli/args.rs"]
 mod args;
 #[allow(dead_code)]
@@ -129,10 +129,10 @@ fn every_command_has_a_page_that_says_how_it_ends() {
         "-check",
         "-inspect",
         "-verify",
-        "-train",
+        "-model",
         #[cfg(feature = "train")]
         "-data",
-        "-model",
+        "-train",
         "-completions",
     ] {
         assert!(

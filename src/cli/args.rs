@@ -6,10 +6,12 @@
 
 #[cfg(feature = "train")]
 #[path = "args/data.rs"]
-mod data;
+pub(crate) mod data;
 #[cfg(feature = "train")]
 #[path = "args/learning.rs"]
 pub(crate) mod learning;
+#[path = "args/model.rs"]
+pub(crate) mod model;
 #[cfg(feature = "train")]
 #[path = "args/train.rs"]
 pub(crate) mod train;
@@ -24,14 +26,6 @@ use clap::ValueEnum;
 use clap::ValueHint;
 
 use super::size::parse_size;
-
-#[cfg(feature = "train")]
-pub(crate) use data::DataArguments;
-#[path = "args/model.rs"]
-mod model;
-
-pub(crate) use model::ModelArguments;
-pub(crate) use model::Notation;
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -168,11 +162,11 @@ pub(crate) enum Command {
     Check(CheckArguments),
     Inspect(InspectArguments),
     Verify(VerifyArguments),
+    Model(model::ModelArguments),
+    #[cfg(feature = "train")]
+    Data(data::DataArguments),
     #[cfg(feature = "train")]
     Train(Box<train::TrainArguments>),
-    #[cfg(feature = "train")]
-    Data(DataArguments),
-    Model(ModelArguments),
     Completions(CompletionsArguments),
 }
 
