@@ -1,10 +1,13 @@
 //! The command line: `argv` walks in, an exit status walks out. The only door to
 //! clap, anyhow, indicatif and comfy-table. Decides nothing about a soup.
 
+mod architecture;
 mod args;
 mod argv;
 mod check;
 mod completions;
+#[cfg(feature = "train")]
+mod data;
 mod exit;
 mod ingredients;
 mod inputs;
@@ -14,6 +17,7 @@ mod learning;
 mod masks;
 mod merge;
 mod metrics;
+mod model;
 mod natural;
 mod plan;
 mod progress;
@@ -80,6 +84,9 @@ fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit>
         Command::Verify(arguments) => verify::run(arguments, interrupted),
         #[cfg(feature = "train")]
         Command::Train(arguments) => train::run(arguments, interrupted),
+        #[cfg(feature = "train")]
+        Command::Data(arguments) => data::run(arguments),
+        Command::Model(arguments) => model::run(arguments, interrupted),
         Command::Completions(arguments) => completions::run(arguments),
     }
 }

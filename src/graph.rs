@@ -5,6 +5,7 @@ mod build;
 mod cost;
 pub mod description;
 mod error;
+mod fit;
 mod layer;
 pub mod models;
 mod node;
@@ -14,6 +15,7 @@ pub use build::{Builder, MOST_ELEMENTS};
 pub use cost::LayerCost;
 pub use description::{Description, DescriptionError, Syntax};
 pub use error::BuildError;
+pub use fit::FitError;
 pub use layer::{BatchNorm, Conv2d, Linear, Start, Window};
 pub use node::{
     Features, Graph, Initialiser, Node, NodeIdx, Op, Parameter, ParameterIdx, Role, ShapeError,

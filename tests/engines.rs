@@ -24,6 +24,7 @@ use sms_merge::train::engine::Optimizer;
 use sms_merge::train::engine::OptimizerState;
 use sms_merge::train::engine::StepSeed;
 use sms_merge::train::engine::Update;
+use sms_merge::train::native::Native;
 
 use oracle::Mode;
 use oracle::Oracle;
@@ -44,6 +45,15 @@ fn the_candle_engine() {
     check_engine(|graph, weights, masks| {
         Box::new(CandleEngine::on_processor(graph, &weights, &masks).unwrap())
     });
+}
+
+#[test]
+fn the_native_engine() {
+    for n_threads in [1, 3] {
+        check_engine(|graph, weights, masks| {
+            Box::new(Native::new(graph, &weights, masks, n_threads).unwrap())
+        });
+    }
 }
 
 /// Everything that is asked of an engine.

@@ -5,6 +5,9 @@
 //! the man pages can include this file.
 
 #[cfg(feature = "train")]
+#[path = "args/data.rs"]
+mod data;
+#[cfg(feature = "train")]
 #[path = "args/learning.rs"]
 pub(crate) mod learning;
 #[cfg(feature = "train")]
@@ -21,6 +24,14 @@ use clap::ValueEnum;
 use clap::ValueHint;
 
 use super::size::parse_size;
+
+#[cfg(feature = "train")]
+pub(crate) use data::DataArguments;
+#[path = "args/model.rs"]
+mod model;
+
+pub(crate) use model::ModelArguments;
+pub(crate) use model::Notation;
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -159,6 +170,9 @@ pub(crate) enum Command {
     Verify(VerifyArguments),
     #[cfg(feature = "train")]
     Train(Box<train::TrainArguments>),
+    #[cfg(feature = "train")]
+    Data(DataArguments),
+    Model(ModelArguments),
     Completions(CompletionsArguments),
 }
 

@@ -29,6 +29,14 @@ impl Graph {
         self.nodes[0].output
     }
 
+    /// Name of the torch module that a node stands for, such as `conv1`; `None` where
+    /// the node has no parameters.
+    pub fn module(&self, node: NodeIdx) -> Option<&str> {
+        let weight = self.nodes.get(node)?.op.parameters().next()?;
+        let name = &self.parameters[weight].name;
+        Some(name.strip_suffix(".weight").unwrap_or(name))
+    }
+
     /// Number of classes.
     pub fn classes(&self) -> usize {
         self.nodes.last().map_or(0, |node| node.output.channels)
@@ -209,6 +217,53 @@ pub enum Op {
         /// Probability, in [0, 1).
         probability: f64,
     },
+}
+
+impl Op {
+    /// Word for it, as in a [`Description`](super::Description).
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::Conv2d { .. } => "conv2d",
+            Self::Linear { .. } => "linear",
+            Self::BatchNorm { .. } => "batch-norm",
+            Self::Relu => "relu",
+            Self::Add => "add",
+            Self::MaxPool { .. } => "max-pool",
+            Self::AvgPool { .. } => "avg-pool",
+            Self::GlobalAvgPool => "global-avg-pool",
+            Self::PadShortcut { .. } => "pad-shortcut",
+            Self::Flatten => "flatten",
+            Self::Dropout { .. } => "dropout",
+        }
+    }
+
+    /// Its parameters and statistics, the weight first.
+    pub fn parameters(&self) -> impl Iterator<Item = ParameterIdx> {
+        let (first, rest): (Option<ParameterIdx>, [Option<ParameterIdx>; 4]) = match *self {
+            Self::Conv2d { weight, bias, .. } | Self::Linear { weight, bias } => {
+                (Some(weight), [bias, None, None, None])
+            }
+            Self::BatchNorm {
+                weight,
+                bias,
+                running_mean,
+                running_var,
+                num_batches_tracked,
+                ..
+            } => (
+                Some(weight),
+                [
+                    Some(bias),
+                    Some(running_mean),
+                    Some(running_var),
+                    Some(num_batches_tracked),
+                ],
+            ),
+            _ => (None, [None; 4]),
+        };
+        first.into_iter().chain(rest.into_iter().flatten())
+    }
 }
 
 /// A learned tensor, or a statistic of batch normalisation.

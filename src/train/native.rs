@@ -17,6 +17,7 @@ mod parameter;
 mod plan;
 mod pool;
 mod product;
+mod sparse;
 mod weight_gradient;
 mod window;
 

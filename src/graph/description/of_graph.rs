@@ -28,8 +28,11 @@ pub(super) fn description(graph: &Graph) -> Description {
             named.extend(&node.inputs);
         }
     }
+    let modules: BTreeSet<&str> = (0..graph.nodes.len())
+        .filter_map(|idx| graph.module(idx))
+        .collect();
     let names: Vec<Option<String>> = (0..graph.nodes.len())
-        .map(|idx| name(graph, idx, named.contains(&idx)))
+        .map(|idx| name(graph, &modules, idx, named.contains(&idx)))
         .collect();
     let layers = graph.nodes.iter().enumerate().skip(1).map(|(idx, node)| {
         let is_next = node.inputs.len() == 1 && node.inputs[0] + 1 == idx;
@@ -51,23 +54,16 @@ pub(super) fn description(graph: &Graph) -> Description {
 }
 
 /// Name of a node: that of its module, or one made up where it is needed.
-fn name(graph: &Graph, idx: NodeIdx, is_needed: bool) -> Option<String> {
+fn name(graph: &Graph, modules: &BTreeSet<&str>, idx: NodeIdx, is_needed: bool) -> Option<String> {
+    if let Some(module) = graph.module(idx) {
+        return Some(module.to_owned());
+    }
     match graph.nodes[idx].op {
-        Op::Conv2d { weight, .. } | Op::Linear { weight, .. } | Op::BatchNorm { weight, .. } => {
-            let name = &graph.parameters[weight].name;
-            Some(name.strip_suffix(".weight").unwrap_or(name).to_owned())
-        }
         Op::Input => Some(IMAGE.to_owned()),
         _ if is_needed => {
-            let kind = kind(graph, idx);
             // A module may have this name already: an underscore more makes another.
-            let mut name = format!("{}{idx}", kind.op());
-            let weight = |name: &str| format!("{name}.weight");
-            while graph
-                .parameters
-                .iter()
-                .any(|parameter| parameter.name == weight(&name))
-            {
+            let mut name = format!("{}{idx}", graph.nodes[idx].op.name());
+            while modules.contains(name.as_str()) {
                 name.push('_');
             }
             Some(name)
