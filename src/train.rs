@@ -5,6 +5,7 @@ pub mod average;
 pub mod candle;
 pub mod data;
 pub mod engine;
+pub mod evaluate;
 mod loss;
 pub mod native;
 mod optimizer;
