@@ -9,6 +9,7 @@ pub mod evaluate;
 mod loss;
 pub mod native;
 mod optimizer;
+pub mod recalibrate;
 pub mod recipe;
 pub mod schedule;
 pub mod trainer;
