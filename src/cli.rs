@@ -1,6 +1,7 @@
 //! The command line: `argv` walks in, an exit status walks out. The only door to
 //! clap, anyhow, indicatif and comfy-table. Decides nothing about a soup.
 
+mod architecture;
 mod args;
 mod argv;
 mod check;
@@ -12,6 +13,7 @@ mod inspect;
 mod masks;
 mod merge;
 mod metrics;
+mod model;
 mod natural;
 mod plan;
 mod progress;
@@ -74,6 +76,7 @@ fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit>
         Command::Check(arguments) => check::run(arguments, interrupted),
         Command::Inspect(arguments) => inspect::run(arguments, interrupted),
         Command::Verify(arguments) => verify::run(arguments, interrupted),
+        Command::Model(arguments) => model::run(arguments, interrupted),
         Command::Completions(arguments) => completions::run(arguments),
     }
 }

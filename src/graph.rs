@@ -3,7 +3,9 @@
 
 mod build;
 mod cost;
+pub mod description;
 mod error;
+mod fit;
 mod layer;
 pub mod models;
 mod node;
@@ -11,6 +13,10 @@ mod spelling;
 
 pub use build::{Builder, MOST_ELEMENTS};
 pub use cost::LayerCost;
+pub use description::{Description, DescriptionError, Syntax};
 pub use error::BuildError;
+pub use fit::FitError;
 pub use layer::{BatchNorm, Conv2d, Linear, Start, Window};
-pub use node::{Features, Graph, Initialiser, Node, NodeIdx, Op, Parameter, ParameterIdx, Role};
+pub use node::{
+    Features, Graph, Initialiser, Node, NodeIdx, Op, Parameter, ParameterIdx, Role, ShapeError,
+};

@@ -15,6 +15,13 @@ use clap::ValueHint;
 
 use super::size::parse_size;
 
+#[path = "args/model.rs"]
+mod model;
+
+pub(crate) use model::ModelArguments;
+pub(crate) use model::ModelChoice;
+pub(crate) use model::Notation;
+
 const EXIT_STATUS: &str = "\
 Exit status:
     0  done
@@ -150,6 +157,7 @@ pub(crate) enum Command {
     Check(CheckArguments),
     Inspect(InspectArguments),
     Verify(VerifyArguments),
+    Model(ModelArguments),
     Completions(CompletionsArguments),
 }
 

@@ -11,14 +11,17 @@ use sms_merge::checkpoint::OutputError;
 use sms_merge::checkpoint::map::SourceError;
 use sms_merge::connectivity::Mismatch;
 use sms_merge::format::replace::Failure;
+use sms_merge::graph::models::ModelError;
 use sms_merge::merge::CertificateError;
 use sms_merge::merge::MergeError;
 use thiserror::Error;
 
+use crate::cli::architecture::ArchitectureError;
 use crate::cli::ingredients::ChoiceError;
 use crate::cli::masks;
 use crate::cli::masks::MismatchObject;
 use crate::cli::metrics::MetricsError;
+use crate::cli::model::ForeignError;
 use crate::cli::text::Clean;
 use crate::cli::text::StdoutError;
 use crate::cli::text::shown;
@@ -152,6 +155,15 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
             }
             if let Some(error) = cause.downcast_ref::<CertificateError>() {
                 return Some(of_certificate(error));
+            }
+            if let Some(error) = cause.downcast_ref::<ArchitectureError>() {
+                return Some(error.exit());
+            }
+            if cause.is::<ModelError>() {
+                return Some(Exit::Usage);
+            }
+            if cause.is::<ForeignError>() {
+                return Some(Exit::Incompatible);
             }
             let is_io =
                 cause.is::<SourceError>() || cause.is::<StdoutError>() || cause.is::<io::Error>();

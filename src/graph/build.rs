@@ -75,6 +75,11 @@ impl Builder {
         self.nodes[node].output
     }
 
+    /// Gives errors about the next node this name.
+    pub(super) fn relabel(&mut self, label: &str) {
+        self.label = Some(label.to_owned());
+    }
+
     /// A convolution of `input`.
     ///
     /// # Errors

@@ -117,13 +117,13 @@ pub const MODELS: &[Model] = &[
     },
     Model {
         name: "convnet",
-        about: "3x3 convolutions with batch norm, ReLU and max-pooling, then the mean of \
-                each channel and one linear layer",
+        about: "3x3 convolutions, each with batch norm, ReLU and 2x2 max-pooling, and one \
+                linear layer",
         input: GREY,
         options: &[ModelOption {
             name: "widths",
             default: "32,64,128",
-            about: "channels of the convolutions; the map is halved between two of them",
+            about: "channels of the convolutions; the map is halved behind each",
         }],
         build: convnet::build,
     },

@@ -3,6 +3,7 @@
 use crate::tensor::Shape;
 
 use std::fmt;
+use std::str::FromStr;
 
 /// Place of a node in [`Graph::nodes`].
 pub type NodeIdx = usize;
@@ -26,6 +27,14 @@ impl Graph {
     /// Shape of one input image.
     pub fn input(&self) -> Features {
         self.nodes[0].output
+    }
+
+    /// Name of the torch module that a node stands for, such as `conv1`; `None` where
+    /// the node has no parameters.
+    pub fn module(&self, node: NodeIdx) -> Option<&str> {
+        let weight = self.nodes.get(node)?.op.parameters().next()?;
+        let name = &self.parameters[weight].name;
+        Some(name.strip_suffix(".weight").unwrap_or(name))
     }
 
     /// Number of classes.
@@ -86,6 +95,40 @@ impl fmt::Display for Features {
             write!(f, "x{}x{}", self.height, self.width)?;
         }
         Ok(())
+    }
+}
+
+/// A text is no shape of an image.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{found:?} is no shape; expected channels, height and width such as `3x32x32`")]
+pub struct ShapeError {
+    /// The text.
+    pub found: String,
+}
+
+/// What [`Display`](fmt::Display) writes; sizes are at least 1.
+impl FromStr for Features {
+    type Err = ShapeError;
+
+    fn from_str(text: &str) -> Result<Self, ShapeError> {
+        let error = || ShapeError {
+            found: text.chars().take(40).collect(),
+        };
+        let size = |size: &str| {
+            let is_number = size.bytes().all(|byte| byte.is_ascii_digit());
+            let size = size.parse().ok().filter(|&size: &usize| size > 0);
+            size.filter(|_| is_number).ok_or_else(error)
+        };
+        let sizes: Vec<&str> = text.split('x').collect();
+        match sizes[..] {
+            [channels] => Ok(Self::vector(size(channels)?)),
+            [channels, height, width] => Ok(Self {
+                channels: size(channels)?,
+                height: size(height)?,
+                width: size(width)?,
+            }),
+            _ => Err(error()),
+        }
     }
 }
 
@@ -176,6 +219,53 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// Word for it, as in a [`Description`](super::Description).
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::Conv2d { .. } => "conv2d",
+            Self::Linear { .. } => "linear",
+            Self::BatchNorm { .. } => "batch-norm",
+            Self::Relu => "relu",
+            Self::Add => "add",
+            Self::MaxPool { .. } => "max-pool",
+            Self::AvgPool { .. } => "avg-pool",
+            Self::GlobalAvgPool => "global-avg-pool",
+            Self::PadShortcut { .. } => "pad-shortcut",
+            Self::Flatten => "flatten",
+            Self::Dropout { .. } => "dropout",
+        }
+    }
+
+    /// Its parameters and statistics, the weight first.
+    pub fn parameters(&self) -> impl Iterator<Item = ParameterIdx> {
+        let (first, rest): (Option<ParameterIdx>, [Option<ParameterIdx>; 4]) = match *self {
+            Self::Conv2d { weight, bias, .. } | Self::Linear { weight, bias } => {
+                (Some(weight), [bias, None, None, None])
+            }
+            Self::BatchNorm {
+                weight,
+                bias,
+                running_mean,
+                running_var,
+                num_batches_tracked,
+                ..
+            } => (
+                Some(weight),
+                [
+                    Some(bias),
+                    Some(running_mean),
+                    Some(running_var),
+                    Some(num_batches_tracked),
+                ],
+            ),
+            _ => (None, [None; 4]),
+        };
+        first.into_iter().chain(rest.into_iter().flatten())
+    }
+}
+
 /// A learned tensor, or a statistic of batch normalisation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameter {
@@ -231,4 +321,28 @@ pub enum Initialiser {
         /// Standard deviation.
         deviation: f64,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_are_read_as_they_are_written() {
+        for text in ["3x32x32", "1x28x28", "17", "1x1x2"] {
+            assert_eq!(text.parse::<Features>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "3x32",
+            "0x1x1",
+            "+3x2x2",
+            "3X32X32",
+            "3 x 32 x 32",
+            "x",
+            "-1",
+        ] {
+            assert!(text.parse::<Features>().is_err(), "{text}");
+        }
+    }
 }

@@ -12,6 +12,13 @@ pub(super) fn nearest<'a>(found: &str, names: &[&'a str]) -> Option<&'a str> {
         .map(|(_, name)| name)
 }
 
+/// The nearest name as words behind a message: ` (did you mean ...?)`, or nothing.
+pub(super) fn hint(found: &str, names: &[&str]) -> String {
+    nearest(found, names)
+        .map(|name| format!(" (did you mean `{name}`?)"))
+        .unwrap_or_default()
+}
+
 /// Insertions, deletions and replacements that turn one text into the other.
 fn distance(one: &str, other: &str) -> usize {
     let other: Vec<char> = other.chars().collect();

@@ -1,8 +1,10 @@
 //! A small convolutional network with batch norm: `conv1`, `bn1`, ReLU, 2x2
-//! max-pooling, `conv2`, `bn2`, ..., the mean of each channel, `fc`.
+//! max-pooling, `conv2`, `bn2`, ..., and one linear layer `fc` on what is left of the
+//! map.
 //!
 //! Convolutions are 3x3 with a border of 1 and have no bias, which the batch norm
-//! behind them would take away.
+//! behind them would take away. A linear layer on the whole map learns in fewer epochs
+//! than one on the means of the channels.
 
 use super::ModelError;
 use super::ModelSpec;
@@ -28,9 +30,6 @@ fn graph(spec: &ModelSpec, widths: &[usize]) -> Result<Graph, BuildError> {
     let mut builder = Builder::new(&spec.name, spec.input)?;
     let mut node = builder.input();
     for (idx, &width) in widths.iter().enumerate() {
-        if idx > 0 {
-            node = builder.max_pool(node, Window::square(2))?;
-        }
         let layer = Conv2d {
             padding: [1; 2],
             bias: None,
@@ -39,8 +38,9 @@ fn graph(spec: &ModelSpec, widths: &[usize]) -> Result<Graph, BuildError> {
         node = builder.conv2d(&format!("conv{}", idx + 1), node, layer)?;
         node = builder.batch_norm(&format!("bn{}", idx + 1), node, BatchNorm::default())?;
         node = builder.relu(node)?;
+        node = builder.max_pool(node, Window::square(2))?;
     }
-    node = builder.global_avg_pool(node)?;
+    node = builder.flatten(node)?;
     builder.linear("fc", node, Linear::new(spec.classes))?;
     builder.finish()
 }

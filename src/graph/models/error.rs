@@ -3,7 +3,7 @@
 use super::MODELS;
 use super::Model;
 use crate::graph::BuildError;
-use crate::graph::spelling::nearest;
+use crate::graph::spelling::hint;
 
 /// Why a model cannot be built.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,10 +80,4 @@ impl ModelError {
             },
         }
     }
-}
-
-fn hint(found: &str, names: &[&str]) -> String {
-    nearest(found, names)
-        .map(|name| format!(" (did you mean `{name}`?)"))
-        .unwrap_or_default()
 }

@@ -3,6 +3,7 @@
 use crate::checkpoint::map::SourceError;
 use crate::format::replace::ReplaceError;
 use crate::format::safetensors::LayoutError;
+use crate::graph::FitError;
 use crate::tensor::Dtype;
 use crate::tensor::Printable;
 use crate::tensor::Shape;
@@ -15,56 +16,15 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum WeightsError {
-    /// The checkpoint lacks tensors of the model.
-    #[error(
-        "`{}` lacks tensor `{tensor}` of `{model}`{}; {hint}", path.display(), more(*others)
-    )]
-    Missing {
+    /// The checkpoint holds other tensors than the model.
+    #[error("`{}` is no checkpoint of `{model}`", path.display())]
+    Fit {
         /// The checkpoint.
         path: PathBuf,
-        /// The first tensor that is missing.
-        tensor: String,
-        /// How many others are missing.
-        others: usize,
         /// The model.
         model: String,
-        /// What may be the reason, and what to do.
-        hint: String,
-    },
-    /// The checkpoint has tensors that the model has not.
-    #[error(
-        "`{}` holds tensor `{}`, which `{model}` has not{}; {hint}",
-        path.display(), Printable(tensor), more(*others)
-    )]
-    Unexpected {
-        /// The checkpoint.
-        path: PathBuf,
-        /// The first tensor that does not belong to the model.
-        tensor: String,
-        /// How many others do not.
-        others: usize,
-        /// The model.
-        model: String,
-        /// What may be the reason, and what to do.
-        hint: String,
-    },
-    /// A tensor has another shape than the model's.
-    #[error(
-        "tensor `{tensor}` of `{}` has shape {found}, expected {expected} of `{model}`; \
-         is it a model with other widths, input or number of classes?",
-        path.display()
-    )]
-    Shape {
-        /// The checkpoint.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// Shape in the checkpoint.
-        found: Shape,
-        /// Shape in the model.
-        expected: Shape,
-        /// The model.
-        model: String,
+        /// Which tensor differs, and how.
+        source: Box<FitError>,
     },
     /// A tensor has an element type that is no weight's.
     #[error(
@@ -103,12 +63,4 @@ pub enum WeightsError {
         /// How many values there are.
         found: usize,
     },
-}
-
-/// How many more there are, in words.
-fn more(others: usize) -> String {
-    match others {
-        0 => String::new(),
-        others => format!(" (and {others} more)"),
-    }
 }

@@ -9,9 +9,6 @@ use crate::graph::Graph;
 use crate::graph::Parameter;
 use crate::graph::Role;
 use crate::tensor::Dtype;
-use crate::tensor::Printable;
-
-use std::collections::BTreeSet;
 
 use half::bf16;
 use half::f16;
@@ -27,13 +24,20 @@ impl Weights {
     /// [`WeightsError`] names the tensor: one that is missing or that the graph has
     /// not, another shape or type.
     pub fn read(graph: &Graph, checkpoint: &Checkpoint) -> Result<Self, WeightsError> {
-        check_names(graph, checkpoint)?;
+        let tensors = checkpoint.tensors().iter();
+        graph
+            .check_tensors(tensors.map(|tensor| (tensor.name.as_str(), &tensor.shape)))
+            .map_err(|source| WeightsError::Fit {
+                path: checkpoint.path().to_owned(),
+                model: graph.name.clone(),
+                source: Box::new(source),
+            })?;
         let mut stored = Vec::with_capacity(graph.parameters.len());
         // All that headers can tell is told before any value is read.
         for parameter in &graph.parameters {
             let found = checkpoint.find(&parameter.name);
             let tensor = &checkpoint.tensors()[found.expect("all names have been found")];
-            check_tensor(graph, checkpoint, parameter, tensor)?;
+            check_dtype(checkpoint, parameter, tensor)?;
             stored.push(tensor);
         }
         let mut values = Vec::with_capacity(stored.len());
@@ -58,85 +62,11 @@ impl Weights {
     }
 }
 
-fn check_names(graph: &Graph, checkpoint: &Checkpoint) -> Result<(), WeightsError> {
-    let expected: BTreeSet<&str> = graph
-        .parameters
-        .iter()
-        .map(|parameter| parameter.name.as_str())
-        .collect();
-    let mut unexpected = checkpoint
-        .tensors()
-        .iter()
-        .map(|tensor| tensor.name.as_str())
-        .filter(|name| !expected.contains(name))
-        .peekable();
-    let first = unexpected.peek().copied();
-    let mut missing = graph
-        .parameters
-        .iter()
-        .map(|parameter| parameter.name.as_str())
-        .filter(|name| checkpoint.find(name).is_none());
-    if let Some(tensor) = missing.next() {
-        return Err(WeightsError::Missing {
-            path: checkpoint.path().to_owned(),
-            tensor: tensor.to_owned(),
-            others: missing.count(),
-            model: graph.name.clone(),
-            hint: hint(tensor, first, checkpoint),
-        });
-    }
-    if let Some(tensor) = unexpected.next() {
-        return Err(WeightsError::Unexpected {
-            path: checkpoint.path().to_owned(),
-            tensor: tensor.to_owned(),
-            others: unexpected.count(),
-            model: graph.name.clone(),
-            hint: "is it a checkpoint of another model, or of other options?".to_owned(),
-        });
-    }
-    Ok(())
-}
-
-/// Why a tensor may be missing.
-fn hint(missing: &str, unexpected: Option<&str>, checkpoint: &Checkpoint) -> String {
-    let suffix = format!(".{missing}");
-    let mut names = checkpoint.tensors().iter().map(|tensor| &tensor.name);
-    if let Some(longer) = names.find(|name| name.ends_with(&suffix)) {
-        let prefix = &longer[..=longer.len() - suffix.len()];
-        return format!(
-            "its names begin with `{}`: save the `state_dict` of the model inside the wrapper",
-            Printable(prefix)
-        );
-    }
-    if checkpoint.find(&format!("{missing}_orig")).is_some() {
-        return "its masks are stored as torch's `nn.utils.prune` does: call `prune.remove` \
-                before you save it"
-            .to_owned();
-    }
-    match unexpected {
-        Some(unexpected) => format!(
-            "it holds `{}` instead: is it a checkpoint of another model, or of other options?",
-            Printable(unexpected)
-        ),
-        None => "is it a checkpoint of another model, or only a part of one?".to_owned(),
-    }
-}
-
-fn check_tensor(
-    graph: &Graph,
+fn check_dtype(
     checkpoint: &Checkpoint,
     parameter: &Parameter,
     tensor: &StoredTensor,
 ) -> Result<(), WeightsError> {
-    if tensor.shape != parameter.shape {
-        return Err(WeightsError::Shape {
-            path: checkpoint.path().to_owned(),
-            tensor: tensor.name.clone(),
-            found: tensor.shape.clone(),
-            expected: parameter.shape.clone(),
-            model: graph.name.clone(),
-        });
-    }
     let (is_known, expected) = match parameter.role {
         Role::BatchCount => (tensor.dtype == Dtype::I64, "I64"),
         _ => (

@@ -180,7 +180,9 @@ fn what_does_not_fit_is_named() {
         let mut tensors = good.clone();
         spoil(&mut tensors);
         let checkpoint = saved(directory.path(), &tensors);
-        let error = Weights::read(&graph, &checkpoint).unwrap_err().to_string();
+        let error = Weights::read(&graph, &checkpoint).unwrap_err();
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        let error = format!("{error}: {}", cause.unwrap_or_default());
         for part in expected {
             assert!(error.contains(part), "{error}");
         }
@@ -188,15 +190,18 @@ fn what_does_not_fit_is_named() {
     };
     check(
         &|tensors| drop(tensors.remove(3)),
-        &["lacks tensor `fc2.bias` of `mlp`;", "only a part of one"],
+        &[
+            "no checkpoint of `mlp`: tensor `fc2.bias` of `mlp` is missing;",
+            "only a part of one",
+        ],
     );
     check(
         &|tensors| tensors.truncate(1),
-        &["lacks tensor `fc1.bias` of `mlp` (and 2 more)"],
+        &["tensor `fc1.bias` of `mlp` is missing (and 2 more)"],
     );
     check(
         &|tensors| tensors[0].0 = "conv1.weight".to_owned(),
-        &["lacks tensor `fc1.weight`", "holds `conv1.weight` instead"],
+        &["tensor `fc1.weight` of", "there is `conv1.weight` instead"],
     );
     check(
         &|tensors| {
@@ -212,10 +217,7 @@ fn what_does_not_fit_is_named() {
     );
     check(
         &|tensors| tensors.push(("fc3.\u{1b}".to_owned(), Dtype::F32, vec![0], Vec::new())),
-        &[
-            r"holds tensor `fc3.\u{1b}`, which `mlp` has not;",
-            "another model",
-        ],
+        &[r"tensor `fc3.\u{1b}` is not one of `mlp`;", "another model"],
     );
     check(
         &|tensors| tensors[0].2 = vec![64, 4],

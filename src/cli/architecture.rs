@@ -1,0 +1,147 @@
+//! From a name or a file to a graph.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::io::Read;
+use std::path::Path;
+use std::path::PathBuf;
+
+use sms_merge::graph::Description;
+use sms_merge::graph::DescriptionError;
+use sms_merge::graph::Features;
+use sms_merge::graph::Graph;
+use sms_merge::graph::Syntax;
+use sms_merge::graph::models;
+use sms_merge::graph::models::ModelSpec;
+use thiserror::Error;
+
+use crate::cli::exit::Exit;
+use crate::cli::exit::UsageError;
+
+/// Largest description that is read; that of ResNet-56 takes 16 kB.
+const MOST_BYTES: u64 = 16 << 20;
+
+/// Classes of a model where nothing else is said.
+const CLASSES: usize = 10;
+
+/// A file gives no graph.
+#[derive(Debug, Error)]
+pub(crate) enum ArchitectureError {
+    /// It cannot be read.
+    #[error("`{}` cannot be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is no text, or far too long.
+    #[error("`{}` is no description of a model; expected UTF-8 text of at most 16 MiB", path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Its text describes no model.
+    #[error("`{}` describes no model", path.display())]
+    Description {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: DescriptionError,
+    },
+}
+
+impl ArchitectureError {
+    /// The status that a run ends with.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Read { .. } => Exit::Io,
+            Self::NotText { .. } | Self::Description { .. } => Exit::Incompatible,
+        }
+    }
+}
+
+/// The graph of `model`, which is the name of a model that ships with the program, or
+/// the path of a description. What is `None` is the model's or the file's choice.
+pub(crate) fn graph(
+    model: &OsStr,
+    input: Option<Features>,
+    classes: Option<usize>,
+    options: &[(String, String)],
+) -> anyhow::Result<Graph> {
+    let path = Path::new(model);
+    let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
+    let syntax = match extension {
+        "toml" => Some(Syntax::Toml),
+        "json" => Some(Syntax::Json),
+        _ => None,
+    };
+    if let Some(syntax) = syntax {
+        if let Some((name, _)) = options.first() {
+            return Err(UsageError {
+                message: format!("`--option {name}` is for models that ship with the program"),
+                next: Some("change the file instead".to_owned()),
+            }
+            .into());
+        }
+        return Ok(described(path, syntax, input, classes)?);
+    }
+    let name = model.to_string_lossy();
+    let Some(known) = models::find(&name) else {
+        let hint = path.exists().then_some(());
+        let spec = ModelSpec::new(&name, Features::vector(1), CLASSES);
+        return match (models::build(&spec), hint) {
+            (Err(_), Some(())) => Err(UsageError {
+                message: format!("`{name}` is no model, and a file must end in .toml or .json"),
+                next: Some("sms-merge model --list".to_owned()),
+            }
+            .into()),
+            (result, _) => Ok(result?),
+        };
+    };
+    let mut spec = ModelSpec::new(
+        known.name,
+        input.unwrap_or(known.input),
+        classes.unwrap_or(CLASSES),
+    );
+    let mut given = BTreeMap::new();
+    for (name, value) in options {
+        if given.insert(name.clone(), value.clone()).is_some() {
+            return Err(UsageError {
+                message: format!("`--option {name}` is given twice"),
+                next: None,
+            }
+            .into());
+        }
+    }
+    spec.options = given;
+    Ok(models::build(&spec)?)
+}
+
+fn described(
+    path: &Path,
+    syntax: Syntax,
+    input: Option<Features>,
+    classes: Option<usize>,
+) -> Result<Graph, ArchitectureError> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes));
+    read.map_err(|source| ArchitectureError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let text = String::from_utf8(bytes)
+        .ok()
+        .filter(|text| text.len() as u64 <= MOST_BYTES)
+        .ok_or_else(|| ArchitectureError::NotText {
+            path: path.to_owned(),
+        })?;
+    Description::parse(&text, syntax)
+        .and_then(|description| description.build(input, classes))
+        .map_err(|source| ArchitectureError::Description {
+            path: path.to_owned(),
+            source,
+        })
+}
