@@ -197,16 +197,21 @@ fn pixel<S: Simd, const BLOCK: usize>(
         }
         for (plane, sums) in target.chunks_exact_mut(target_rows).zip(sums) {
             let row = &mut plane[place];
-            let stored = match convolution.store {
-                Store::Plain => sums,
+            let mut stored = sums;
+            match convolution.store {
+                Store::Plain => {}
                 Store::Relu => {
-                    sums.map(|sum| simd.select_f32s(simd.less_than_f32s(sum, zero), zero, sum))
+                    for sum in &mut stored {
+                        *sum = simd.select_f32s(simd.less_than_f32s(*sum, zero), zero, *sum);
+                    }
                 }
                 Store::Add => {
                     let before = row.vectors::<S, VECTORS>(part);
-                    std::array::from_fn(|idx| simd.add_f32s(before[idx], sums[idx]))
+                    for (sum, &before) in stored.iter_mut().zip(&before) {
+                        *sum = simd.add_f32s(before, *sum);
+                    }
                 }
-            };
+            }
             row.set_vectors::<S, VECTORS>(part, stored);
         }
     }

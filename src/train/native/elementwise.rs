@@ -49,11 +49,14 @@ pub(super) fn add(
 
 /// Sets `delta` to 0 where `output` is not positive.
 pub(super) fn rectify_backward(output: &[Row], delta: &mut [Row]) {
-    delta.par_iter_mut().zip(output).for_each(|(delta, output)| {
-        for (delta, &output) in delta.0.iter_mut().zip(&output.0) {
-            *delta = if output > 0.0 { *delta } else { 0.0 };
-        }
-    });
+    delta
+        .par_iter_mut()
+        .zip(output)
+        .for_each(|(delta, output)| {
+            for (delta, &output) in delta.0.iter_mut().zip(&output.0) {
+                *delta = if output > 0.0 { *delta } else { 0.0 };
+            }
+        });
 }
 
 /// Sum of `delta` over images and pixels, per channel: lanes of one line first, then
@@ -94,13 +97,20 @@ pub(super) struct Shortcut {
 impl Shortcut {
     /// Writes the target; channels without a source become 0.
     pub(super) fn forward(&self, source: &[Row], target: &mut [Row]) {
-        let Self { stride, source: from, target: to, .. } = *self;
+        let Self {
+            stride,
+            source: from,
+            target: to,
+            ..
+        } = *self;
         target
             .par_chunks_exact_mut(to.plane.rows())
             .enumerate()
             .for_each(|(idx, target)| {
                 let (tile, channel) = (idx / to.channels, idx % to.channels);
-                let origin = channel.checked_sub(self.before).filter(|&c| c < from.channels);
+                let origin = channel
+                    .checked_sub(self.before)
+                    .filter(|&c| c < from.channels);
                 let Some(channel) = origin else {
                     target.fill(Row::ZERO);
                     return;
@@ -117,7 +127,12 @@ impl Shortcut {
 
     /// Adds the gradient to the source's.
     pub(super) fn backward(&self, delta: &[Row], source: &mut [Row]) {
-        let Self { stride, source: from, target: to, .. } = *self;
+        let Self {
+            stride,
+            source: from,
+            target: to,
+            ..
+        } = *self;
         source
             .par_chunks_exact_mut(from.plane.rows())
             .enumerate()
@@ -138,14 +153,40 @@ impl Shortcut {
     }
 }
 
-/// `target = source * factors`, or added to the target.
-pub(super) fn scale(source: &[Row], factors: &[Row], adds: bool, target: &mut [Row]) {
-    let rows = source.par_iter().zip(factors);
-    target.par_iter_mut().zip(rows).for_each(|(target, (source, factors))| {
-        let values = source.0.iter().zip(&factors.0);
-        for (target, (&value, &factor)) in target.0.iter_mut().zip(values) {
-            let product = value * factor;
-            *target = if adds { *target + product } else { product };
+/// `values *= factors`.
+pub(super) fn scale(factors: &[Row], values: &mut [Row]) {
+    values
+        .par_iter_mut()
+        .zip(factors)
+        .for_each(|(row, factors)| {
+            for (value, &factor) in row.0.iter_mut().zip(&factors.0) {
+                *value *= factor;
+            }
+        });
+}
+
+/// Lays out maps as vectors, in the order (channel, row, column).
+pub(super) fn flatten(source: &[Row], from: Layout, target: &mut [Row]) {
+    let planes = source.chunks_exact(from.plane.rows());
+    let vectors = target.chunks_exact_mut(from.plane.height * from.plane.width);
+    for (source, target) in planes.zip(vectors) {
+        for (y, target) in target.chunks_exact_mut(from.plane.width).enumerate() {
+            target.copy_from_slice(&source[from.plane.line(y)]);
         }
-    });
+    }
+}
+
+/// Writes the gradient of a vector to that of the map it came from, or adds it.
+pub(super) fn flatten_backward(delta: &[Row], adds: bool, target: &mut [Row], to: Layout) {
+    let vectors = delta.chunks_exact(to.plane.height * to.plane.width);
+    let planes = target.chunks_exact_mut(to.plane.rows());
+    for (delta, target) in vectors.zip(planes) {
+        for (y, delta) in delta.chunks_exact(to.plane.width).enumerate() {
+            for (target, delta) in target[to.plane.line(y)].iter_mut().zip(delta) {
+                for (target, &value) in target.0.iter_mut().zip(&delta.0) {
+                    *target = if adds { *target + value } else { value };
+                }
+            }
+        }
+    }
 }

@@ -27,7 +27,10 @@ impl Row {
     #[inline(always)]
     pub(super) fn vectors<S: Simd, const N: usize>(&self, part: usize) -> [S::f32s; N] {
         let (vectors, _) = S::as_simd_f32s(&self.0);
-        std::array::from_fn(|idx| vectors[part * N + idx])
+        // A closure would not be compiled for the instruction set of the caller.
+        let mut chosen = [vectors[0]; N];
+        chosen.copy_from_slice(&vectors[part * N..(part + 1) * N]);
+        chosen
     }
 
     /// Replaces part `part` of the row.

@@ -86,7 +86,14 @@ impl Norm {
             .collect()
     }
 
-    fn sum(&self, arch: pulp::Arch, source: &[Row], channel: usize, from: f32, power: Power) -> f64 {
+    fn sum(
+        &self,
+        arch: pulp::Arch,
+        source: &[Row],
+        channel: usize,
+        from: f32,
+        power: Power,
+    ) -> f64 {
         let plane_rows = self.source.plane.rows();
         let tiles = source.chunks_exact(self.source.rows());
         let mut sum = 0.0;
@@ -274,7 +281,9 @@ impl pulp::NullaryFnOnce for NormaliseLine<'_> {
 
     #[inline(always)]
     fn call(self) {
-        let Affine { mean, scale, shift, .. } = self.affine;
+        let Affine {
+            mean, scale, shift, ..
+        } = self.affine;
         let rectify = |value: f32| match self.rectify {
             Rectify::Yes if value < 0.0 => 0.0,
             _ => value,

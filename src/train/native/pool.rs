@@ -22,7 +22,11 @@ impl Pool {
     /// The elements of the window of target (y, x): their place in the window, and in
     /// the source plane.
     fn window(&self, y: usize, x: usize) -> impl Iterator<Item = (usize, usize)> {
-        let Window { kernel, stride, padding } = self.window;
+        let Window {
+            kernel,
+            stride,
+            padding,
+        } = self.window;
         let plane = self.source.plane;
         let places = (0..kernel[0]).flat_map(move |ky| (0..kernel[1]).map(move |kx| (ky, kx)));
         places.enumerate().filter_map(move |(idx, (ky, kx))| {
@@ -35,7 +39,13 @@ impl Pool {
 
     /// The largest element of each window; of equal ones the first, and the last NaN of
     /// several. `choices` has one entry per target row.
-    pub(super) fn max(&self, arch: pulp::Arch, source: &[Row], target: &mut [Row], choices: &mut [Choice]) {
+    pub(super) fn max(
+        &self,
+        arch: pulp::Arch,
+        source: &[Row],
+        target: &mut [Row],
+        choices: &mut [Choice],
+    ) {
         self.for_each_plane(target, choices, |idx, target, choices| {
             let source = self.source_plane(source, idx);
             for y in 0..self.target.plane.height {
@@ -75,7 +85,11 @@ impl Pool {
                         for (idx, source) in self.window(y, x) {
                             let taken = delta[place].0.iter().zip(&choices[place]);
                             for (sum, (&delta, &choice)) in target[source].0.iter_mut().zip(taken) {
-                                *sum += if usize::from(choice) == idx { delta } else { 0.0 };
+                                *sum += if usize::from(choice) == idx {
+                                    delta
+                                } else {
+                                    0.0
+                                };
                             }
                         }
                     }

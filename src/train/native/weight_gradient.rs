@@ -2,8 +2,10 @@
 //! input, summed over images and pixels.
 //!
 //! Lanes hold partial sums, 16 of them whatever the vector width is, and are added up
-//! at the end of each line of tiles in a fixed order. The batch is cut into a number
+//! at the end of each tile in a fixed order. The batch is cut into a number
 //! of parts that depends on the shapes alone.
+
+use std::ops::Range;
 
 use pulp::Simd;
 use pulp::WithSimd;
@@ -14,6 +16,7 @@ use super::lanes::Layout;
 use super::lanes::Row;
 use super::product::block_size;
 use super::window::Phase;
+use super::window::Tap;
 
 /// Lanes of one partial sum.
 const SUM_LANES: usize = 16;
@@ -23,6 +26,9 @@ const MOST_PARTS: usize = 8;
 
 /// Weights above which the batch is not cut: their partial sums would fill the caches.
 const LARGE: usize = 1 << 17;
+
+/// Pixels that are gone through for all taps before the next.
+const STRIP_PIXELS: usize = 32;
 
 /// Output and input channels of a block of sums.
 #[derive(Clone, Copy)]
@@ -168,16 +174,13 @@ impl Outputs<'_> {
                 let outputs = shape.outputs.min(n_outputs - output);
                 for input in (0..work.source.channels).step_by(shape.inputs) {
                     let inputs = shape.inputs.min(work.source.channels - input);
-                    for tap_idx in 0..work.phase.taps.len() {
-                        let mut block = Sums {
-                            work,
-                            tap_idx,
-                            source: &source[input * work.source.plane.rows()..],
-                            delta: &delta[(first + output) * work.delta.plane.rows()..],
-                            gradient: &mut gradient[output * per_output + input * work.n_taps..],
-                        };
-                        block.run::<S, N>(simd, outputs, inputs);
-                    }
+                    let mut block = Sums {
+                        work,
+                        source: &source[input * work.source.plane.rows()..],
+                        delta: &delta[(first + output) * work.delta.plane.rows()..],
+                        gradient: &mut gradient[output * per_output + input * work.n_taps..],
+                    };
+                    block.run::<S, N>(simd, outputs, inputs);
                 }
             }
         }
@@ -194,14 +197,16 @@ macro_rules! with_sums {
     };
 }
 
-/// One block of sums for one tap and one tile.
+/// One block of sums for all taps, over one tile.
 struct Sums<'a> {
     work: &'a WeightGradient<'a>,
-    tap_idx: usize,
     source: &'a [Row],
     delta: &'a [Row],
     gradient: &'a mut [f32],
 }
+
+/// Vectors of partial sums, per output and input channel.
+type Partial<S, const N: usize, const O: usize, const I: usize> = [[[<S as Simd>::f32s; N]; I]; O];
 
 impl Sums<'_> {
     #[inline(always)]
@@ -231,61 +236,84 @@ impl Sums<'_> {
         }
     }
 
+    /// Goes through the pixels in strips that fit the nearest cache, half a row at a
+    /// time, and for each strip through all taps; their sums wait in memory.
     #[inline(always)]
     fn block<S: Simd, const N: usize, const O: usize, const I: usize>(&mut self, simd: S) {
         let work = self.work;
-        let tap = work.phase.taps[self.tap_idx];
+        let zero: Partial<S, N, O, I> = [[[simd.splat_f32s(0.0); N]; I]; O];
+        let mut sums = vec![zero; work.phase.taps.len()];
+        let height = work.delta.plane.height;
+        let strip = STRIP_PIXELS.div_ceil(work.delta.plane.width);
+        for y in (0..height).step_by(strip) {
+            let lines = y..(y + strip).min(height);
+            for part in 0..LANES / SUM_LANES {
+                for (tap, sums) in work.phase.taps.iter().zip(&mut sums) {
+                    self.strip::<S, N, O, I>(simd, *tap, lines.clone(), part, sums);
+                }
+            }
+        }
+        for (tap, sums) in work.phase.taps.iter().zip(&sums) {
+            for (o, sums) in sums.iter().enumerate() {
+                for (i, sums) in sums.iter().enumerate() {
+                    let at = (o * work.source.channels + i) * work.n_taps + tap.idx;
+                    self.gradient[at] += total::<S, N>(sums);
+                }
+            }
+        }
+    }
+
+    /// Adds the pixels of some lines for one tap.
+    #[inline(always)]
+    fn strip<S: Simd, const N: usize, const O: usize, const I: usize>(
+        &self,
+        simd: S,
+        tap: Tap,
+        lines: Range<usize>,
+        part: usize,
+        partial: &mut Partial<S, N, O, I>,
+    ) {
+        let work = self.work;
         let (delta_plane, source_plane) = (work.delta.plane, work.source.plane);
-        let stride = work.phase.stride;
-        let (y_first, y_end) = inside(
-            delta_plane.height,
-            source_plane.height,
-            stride[0],
-            tap.offset[0],
-        );
-        let (x_first, x_end) = inside(
-            delta_plane.width,
-            source_plane.width,
-            stride[1],
-            tap.offset[1],
-        );
-        if x_first >= x_end {
+        let [stride_y, stride_x] = work.phase.stride;
+        let [offset_y, offset_x] = tap.offset;
+        let (first_y, end_y) = inside(delta_plane.height, source_plane.height, stride_y, offset_y);
+        let (first_x, end_x) = inside(delta_plane.width, source_plane.width, stride_x, offset_x);
+        if first_x >= end_x {
             return;
         }
-        let mut sums = [[[simd.splat_f32s(0.0); N]; I]; O];
-        for y in y_first..y_end {
-            let delta_at = delta_plane.at(y, x_first);
-            let source_y = (y * stride[0]).wrapping_add_signed(tap.offset[0]);
-            let source_x = (x_first * stride[1]).wrapping_add_signed(tap.offset[1]);
+        let n_x = end_x - first_x;
+        let reach = (n_x - 1) * stride_x + 1;
+        let source_x = (first_x * stride_x).wrapping_add_signed(offset_x);
+        let mut sums = *partial;
+        for y in lines.start.max(first_y)..lines.end.min(end_y) {
+            let delta_at = delta_plane.at(y, first_x);
+            let source_y = (y * stride_y).wrapping_add_signed(offset_y);
             let source_at = source_plane.at(source_y, source_x);
-            let n_x = x_end - x_first;
-            let deltas: [&[Row]; O] =
-                std::array::from_fn(|o| &self.delta[o * delta_plane.rows() + delta_at..][..n_x]);
-            let reach = (n_x - 1) * stride[1] + 1;
-            let sources: [&[Row]; I] = std::array::from_fn(|i| {
-                &self.source[i * source_plane.rows() + source_at..][..reach]
-            });
+            let mut deltas: [&[Row]; O] = [&[]; O];
+            for (o, line) in deltas.iter_mut().enumerate() {
+                *line = &self.delta[o * delta_plane.rows() + delta_at..][..n_x];
+            }
+            let mut sources: [&[Row]; I] = [&[]; I];
+            for (i, line) in sources.iter_mut().enumerate() {
+                *line = &self.source[i * source_plane.rows() + source_at..][..reach];
+            }
             for x in 0..n_x {
-                for part in 0..LANES / SUM_LANES {
-                    let values: [[S::f32s; N]; I] =
-                        std::array::from_fn(|i| sources[i][x * stride[1]].vectors::<S, N>(part));
-                    for (sums, delta) in sums.iter_mut().zip(&deltas) {
-                        let delta = delta[x].vectors::<S, N>(part);
-                        for (sums, value) in sums.iter_mut().zip(&values) {
-                            for n in 0..N {
-                                sums[n] = simd.mul_add_f32s(delta[n], value[n], sums[n]);
-                            }
+                let mut values = [[simd.splat_f32s(0.0); N]; I];
+                for (value, line) in values.iter_mut().zip(&sources) {
+                    *value = line[x * stride_x].vectors::<S, N>(part);
+                }
+                for (sums, delta) in sums.iter_mut().zip(&deltas) {
+                    let delta = delta[x].vectors::<S, N>(part);
+                    for (sums, value) in sums.iter_mut().zip(&values) {
+                        for n in 0..N {
+                            sums[n] = simd.mul_add_f32s(delta[n], value[n], sums[n]);
                         }
                     }
                 }
             }
         }
-        for (o, sums) in sums.iter().enumerate() {
-            for (i, sums) in sums.iter().enumerate() {
-                let at = (o * work.source.channels + i) * work.n_taps + tap.idx;
-                self.gradient[at] += total::<S, N>(sums);
-            }
-        }
+        *partial = sums;
     }
 }
 

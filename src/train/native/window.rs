@@ -65,13 +65,14 @@ impl Window {
 
     fn taps(self, offset: impl Fn(usize, usize) -> Option<isize>) -> Vec<Tap> {
         let places = (0..self.kernel[0]).flat_map(|y| (0..self.kernel[1]).map(move |x| [y, x]));
-        places
-            .enumerate()
-            .filter_map(|(idx, [y, x])| {
-                let offset = [offset(0, y)?, offset(1, x)?];
-                Some(Tap { idx, offset })
-            })
-            .collect()
+        let taps = places.enumerate().filter_map(|(idx, [y, x])| {
+            let offset = [offset(0, y)?, offset(1, x)?];
+            Some(Tap { idx, offset })
+        });
+        let mut taps: Vec<Tap> = taps.collect();
+        // Ascending addresses are fetched ahead; descending ones were twice as slow.
+        taps.sort_by_key(|tap| tap.offset);
+        taps
     }
 
     /// Border that the input needs, so that outputs read zeros beyond its edge.

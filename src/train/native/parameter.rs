@@ -1,0 +1,97 @@
+//! One learned tensor: values, gradient, optimiser memory and mask.
+
+use rayon::prelude::*;
+
+use crate::graph::Role;
+use crate::tensor::Mask;
+use crate::train::Rule;
+
+/// Elements that one thread updates at a time, a multiple of a mask's 64.
+const CHUNK: usize = 1 << 14;
+
+/// A parameter or statistic of the network.
+#[derive(Clone, Debug)]
+pub(super) struct Parameter {
+    pub(super) role: Role,
+    pub(super) mask: Option<Mask>,
+    pub(super) values: Vec<f32>,
+    /// As long as the values if the parameter is learned.
+    pub(super) gradient: Vec<f32>,
+    /// The optimiser's memory; empty before the first update.
+    pub(super) slots: Vec<Vec<f32>>,
+}
+
+impl Parameter {
+    pub(super) fn new(role: Role, mask: Option<Mask>, values: &[f32]) -> Self {
+        let numel = if role.is_learned() { values.len() } else { 0 };
+        let mut parameter = Self {
+            role,
+            mask,
+            values: Vec::new(),
+            gradient: vec![0.0; numel],
+            slots: Vec::new(),
+        };
+        parameter.set_values(values);
+        parameter
+    }
+
+    /// Replaces the values; pruned ones become `+0`.
+    pub(super) fn set_values(&mut self, values: &[f32]) {
+        self.values = values.to_vec();
+        if let Some(mask) = &self.mask {
+            mask.apply(&mut self.values);
+        }
+    }
+
+    /// Zeroes the gradient of what is pruned.
+    pub(super) fn mask_gradient(&mut self) {
+        if let Some(mask) = &self.mask {
+            mask.apply(&mut self.gradient);
+        }
+    }
+
+    /// Changes the values by the gradient.
+    pub(super) fn update(&mut self, rule: &Rule, n_slots: usize) {
+        let numel = self.values.len();
+        self.slots.resize_with(n_slots, || vec![0.0; numel]);
+        let mut slots: Vec<_> = self
+            .slots
+            .iter_mut()
+            .map(|slot| slot.chunks_mut(CHUNK))
+            .collect();
+        let words = self.mask.as_ref().map(Mask::words);
+        let chunks: Vec<_> = self
+            .values
+            .chunks_mut(CHUNK)
+            .zip(self.gradient.chunks(CHUNK))
+            .enumerate()
+            .map(|(idx, (values, gradient))| {
+                let slots: Vec<&mut [f32]> = slots.iter_mut().filter_map(Iterator::next).collect();
+                let first = idx * CHUNK / 64;
+                let retained = words.map(|words| &words[first..first + values.len().div_ceil(64)]);
+                (values, gradient, slots, retained)
+            })
+            .collect();
+        chunks
+            .into_par_iter()
+            .for_each(|(values, gradient, mut slots, retained)| {
+                rule.apply(values, gradient, &mut slots, retained);
+            });
+    }
+
+    /// Sum of the squares of the gradient: of each chunk in `f64`, then of the chunks in
+    /// order.
+    pub(super) fn squared_gradient(&self) -> f64 {
+        let sums: Vec<f64> = self
+            .gradient
+            .par_chunks(CHUNK)
+            .map(|chunk| {
+                chunk
+                    .iter()
+                    .map(|&value| f64::from(value) * f64::from(value))
+                    .sum()
+            })
+            .collect();
+        sums.into_iter().sum()
+    }
+}
