@@ -33,6 +33,7 @@ use crate::format::sniff::sniff;
 use crate::tensor::Dtype;
 use crate::tensor::Shape;
 
+pub use content::CERTIFICATE_KEY;
 pub(crate) use content::checkpoint_digest;
 pub use convention::Convention;
 pub use convention::MaskLayout;

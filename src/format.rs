@@ -7,3 +7,4 @@ pub mod replace;
 pub mod safetensors;
 pub mod shard_index;
 pub mod sniff;
+pub mod tensorboard;

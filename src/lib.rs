@@ -8,6 +8,7 @@ pub mod format;
 pub mod graph;
 pub mod kernel;
 pub mod merge;
+pub mod prune;
 pub mod tensor;
 #[cfg(feature = "train")]
 pub mod train;

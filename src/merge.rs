@@ -36,12 +36,12 @@ use crate::kernel::WeightError;
 use crate::tensor::Dtype;
 use crate::tensor::Printable;
 
+pub use crate::checkpoint::CERTIFICATE_KEY;
 pub use crate::checkpoint::Destination;
 pub use crate::checkpoint::MaskLayout;
 pub use crate::checkpoint::Observer;
 pub use crate::checkpoint::Sidecars;
 pub use crate::checkpoint::refuse_named_input;
-pub use certificate::CERTIFICATE_KEY;
 pub use certificate::Certificate;
 pub use certificate::CertificateError;
 pub use certificate::FileDigest;

@@ -7,11 +7,14 @@ pub mod data;
 pub mod engine;
 pub mod evaluate;
 mod loss;
+pub mod masks;
 pub mod native;
 mod optimizer;
 pub mod recalibrate;
 pub mod recipe;
+pub mod record;
 pub mod schedule;
+pub mod state;
 pub mod trainer;
 mod weights;
 

@@ -1,9 +1,12 @@
-//! The digest of what a checkpoint holds.
+//! What a checkpoint holds and what it says of that: digest and certificate.
 
 use crate::tensor::Digest;
 use crate::tensor::Digester;
 use crate::tensor::Dtype;
 use crate::tensor::Shape;
+
+/// Key of a soup's certificate in `__metadata__`; its value is one JSON object.
+pub const CERTIFICATE_KEY: &str = "sms_merge";
 
 /// Digest of a checkpoint's content, however it is cut into files: of the name,
 /// element type, rank, dimensions and content digest of each tensor, sorted by name.

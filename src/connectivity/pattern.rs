@@ -39,6 +39,20 @@ impl serde::Serialize for Pattern {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for Pattern {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let numbers = text.split_once(':');
+        let pattern = numbers.and_then(|(n, m)| {
+            Some(Self {
+                n: n.parse().ok()?,
+                m: m.parse().ok()?,
+            })
+        });
+        pattern.ok_or_else(|| serde::de::Error::custom("a pattern is two numbers, such as 2:4"))
+    }
+}
+
 /// Most retained weights of any group seen, for each group size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PatternTally {

@@ -11,6 +11,7 @@ use serde::Serialize;
 use sha2::Digest as _;
 use thiserror::Error;
 
+use crate::checkpoint::CERTIFICATE_KEY;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::MaskLayout;
 use crate::connectivity::MismatchPolicy;
@@ -21,9 +22,6 @@ use crate::merge::options::MergeOptions;
 use crate::merge::options::Method;
 use crate::tensor::Digest;
 use crate::tensor::Dtype;
-
-/// Key of the certificate in `__metadata__`; its value is one JSON object.
-pub const CERTIFICATE_KEY: &str = "sms_merge";
 
 /// Version of the certificate's fields and of the definition of its digests.
 const FORMAT_VERSION: u32 = 1;

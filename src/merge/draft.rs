@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
+use crate::checkpoint::CERTIFICATE_KEY;
 use crate::checkpoint::Ingredients;
 use crate::checkpoint::checkpoint_digest;
 use crate::connectivity::Connectivity;
 use crate::connectivity::Expectation;
 use crate::format::safetensors::LayoutError;
-use crate::merge::certificate::CERTIFICATE_KEY;
 use crate::merge::certificate::Certificate;
 use crate::merge::certificate::FileDigest;
 use crate::merge::certificate::IngredientRecord;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::checkpoint::CERTIFICATE_KEY;
 use crate::checkpoint::Destination;
 use crate::checkpoint::Ingredients;
 use crate::checkpoint::Observer;
@@ -13,7 +14,6 @@ use crate::connectivity::Mismatch;
 use crate::connectivity::MismatchPolicy;
 use crate::connectivity::TensorMask;
 use crate::merge::MergeError;
-use crate::merge::certificate::CERTIFICATE_KEY;
 use crate::merge::certificate::Certificate;
 use crate::merge::certificate::FileDigest;
 use crate::merge::distance::Distances;

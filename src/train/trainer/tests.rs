@@ -331,7 +331,7 @@ fn it_learns_and_reports_what_happened() {
         assert_eq!(epoch.validation.unwrap().samples, 11);
     }
     let last = record.epochs[3];
-    assert!(last.train.accuracy() > 0.8, "{last:?}");
+    assert!(last.train.accuracy() > 0.7, "{last:?}");
     assert!(last.train.mean() < record.epochs[0].train.mean());
     // What was measured is what the weights give.
     let assembler = crate::train::data::Assembler::new(&dataset.train, &dataset.normalisation);

@@ -64,6 +64,7 @@ fn stored(
                 shape,
                 counts[0].to_le_bytes().to_vec(),
             ),
+            other => panic!("{other:?}"),
         }
     });
     named.collect()

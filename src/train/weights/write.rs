@@ -11,9 +11,11 @@ use crate::format::safetensors::natural_cmp;
 use crate::graph::Graph;
 use crate::graph::Role;
 use crate::tensor::Dtype;
+use crate::tensor::Mask;
 use crate::tensor::Shape;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Elements that are encoded at once.
 const BLOCK: usize = 1 << 16;
@@ -23,22 +25,40 @@ const BLOCK: usize = 1 << 16;
 pub enum Values<'a> {
     /// Row-major, written as F32.
     F32(&'a [f32]),
+    /// Row-major, written as F64.
+    F64(&'a [f64]),
     /// Row-major, written as I64.
     I64(&'a [i64]),
+    /// Written as BOOL, 1 where retained.
+    Mask(&'a Mask),
 }
 
 impl Values<'_> {
     fn dtype(self) -> Dtype {
         match self {
             Self::F32(_) => Dtype::F32,
+            Self::F64(_) => Dtype::F64,
             Self::I64(_) => Dtype::I64,
+            Self::Mask(_) => Dtype::Bool,
         }
     }
 
     fn len(self) -> usize {
         match self {
             Self::F32(values) => values.len(),
+            Self::F64(values) => values.len(),
             Self::I64(values) => values.len(),
+            Self::Mask(mask) => mask.numel(),
+        }
+    }
+
+    /// Appends the bytes of a part.
+    fn encode(self, part: Range<usize>, block: &mut Vec<u8>) {
+        match self {
+            Self::F32(values) => block.extend(values[part].iter().flat_map(|x| x.to_le_bytes())),
+            Self::F64(values) => block.extend(values[part].iter().flat_map(|x| x.to_le_bytes())),
+            Self::I64(values) => block.extend(values[part].iter().flat_map(|x| x.to_le_bytes())),
+            Self::Mask(mask) => block.extend(part.map(|idx| u8::from(mask.is_retained(idx)))),
         }
     }
 }
@@ -126,22 +146,7 @@ pub fn write_tensors(
         for begin in (0..tensor.values.len()).step_by(BLOCK) {
             let end = tensor.values.len().min(begin + BLOCK);
             block.clear();
-            match tensor.values {
-                Values::F32(values) => {
-                    block.extend(
-                        values[begin..end]
-                            .iter()
-                            .flat_map(|value| value.to_le_bytes()),
-                    );
-                }
-                Values::I64(values) => {
-                    block.extend(
-                        values[begin..end]
-                            .iter()
-                            .flat_map(|value| value.to_le_bytes()),
-                    );
-                }
-            }
+            tensor.values.encode(begin..end, &mut block);
             file.write_at(&block, offset)?;
             offset += ((end - begin) * width) as u64;
         }
