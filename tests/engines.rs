@@ -24,6 +24,7 @@ use sms_merge::train::engine::Optimizer;
 use sms_merge::train::engine::OptimizerState;
 use sms_merge::train::engine::StepSeed;
 use sms_merge::train::engine::Update;
+use sms_merge::train::native::Native;
 
 use oracle::Mode;
 use oracle::Oracle;
@@ -44,6 +45,11 @@ fn the_candle_engine() {
     check_engine(|graph, weights, masks| {
         Box::new(CandleEngine::on_processor(graph, &weights, &masks).unwrap())
     });
+}
+
+#[test]
+fn the_native_engine() {
+    check_engine(|graph, weights, masks| Box::new(Native::new(graph, &weights, masks, 2).unwrap()));
 }
 
 /// Everything that is asked of an engine.
@@ -493,7 +499,8 @@ fn check_errors(make: Make<'_>) {
         pixels: &[],
         samples: 0,
     };
-    assert!(engine.predict(empty).unwrap().is_empty());
+    let error = engine.predict(empty).unwrap_err();
+    assert!(matches!(error, EngineError::Batch { samples: 0, .. }));
 }
 
 /// What is not a number reaches the loss, and pruned weights stay zero all the same.

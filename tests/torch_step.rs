@@ -25,6 +25,7 @@ use sms_merge::train::engine::Masks;
 use sms_merge::train::engine::Optimizer;
 use sms_merge::train::engine::StepSeed;
 use sms_merge::train::engine::Update;
+use sms_merge::train::native::Native;
 
 /// Largest difference from torch, relative to the largest magnitude of a tensor. torch
 /// in single precision differs from itself in double precision by up to 1.1e-6.
@@ -42,6 +43,11 @@ fn the_candle_engine_steps_as_torch() {
     check_steps(&|graph, weights, masks| {
         Box::new(CandleEngine::on_processor(graph, &weights, &masks).unwrap())
     });
+}
+
+#[test]
+fn the_native_engine_steps_as_torch() {
+    check_steps(&|graph, weights, masks| Box::new(Native::new(graph, &weights, masks, 2).unwrap()));
 }
 
 fn check_steps(make: Make<'_>) {
