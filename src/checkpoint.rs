@@ -9,6 +9,7 @@ mod ingredients;
 pub mod map;
 mod observer;
 mod output;
+mod rewrite;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -50,6 +51,8 @@ pub use output::OutputError;
 pub use output::Sidecars;
 pub(crate) use output::StagedOutput;
 pub use output::refuse_named_input;
+pub use rewrite::RewriteError;
+pub use rewrite::rewrite;
 
 /// Name that readers look for when given a directory of shards.
 pub const INDEX_NAME: &str = "model.safetensors.index.json";

@@ -6,10 +6,16 @@ mod args;
 mod argv;
 mod check;
 mod completions;
+#[cfg(feature = "train")]
+mod eval;
 mod exit;
+#[cfg(feature = "train")]
+mod images;
 mod ingredients;
 mod inputs;
 mod inspect;
+#[cfg(feature = "train")]
+mod learning;
 mod masks;
 mod merge;
 mod metrics;
@@ -77,6 +83,10 @@ fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit>
         Command::Inspect(arguments) => inspect::run(arguments, interrupted),
         Command::Verify(arguments) => verify::run(arguments, interrupted),
         Command::Model(arguments) => model::run(arguments, interrupted),
+        #[cfg(feature = "train")]
+        Command::Eval(arguments) => eval::run(arguments, interrupted),
+        #[cfg(feature = "train")]
+        Command::Recalibrate(arguments) => todo_recalibrate(arguments, interrupted),
         Command::Completions(arguments) => completions::run(arguments),
     }
 }

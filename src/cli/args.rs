@@ -4,6 +4,16 @@
 //! Names only clap, the library's vocabulary and [`parse_size`], so that the test of
 //! the man pages can include this file.
 
+#[cfg(feature = "train")]
+#[path = "args/eval.rs"]
+pub(crate) mod eval;
+#[cfg(feature = "train")]
+#[path = "args/learning.rs"]
+pub(crate) mod learning;
+#[cfg(feature = "train")]
+#[path = "args/recalibrate.rs"]
+pub(crate) mod recalibrate;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -158,6 +168,10 @@ pub(crate) enum Command {
     Inspect(InspectArguments),
     Verify(VerifyArguments),
     Model(ModelArguments),
+    #[cfg(feature = "train")]
+    Eval(Box<eval::EvalArguments>),
+    #[cfg(feature = "train")]
+    Recalibrate(Box<recalibrate::RecalibrateArguments>),
     Completions(CompletionsArguments),
 }
 
