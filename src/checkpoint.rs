@@ -35,6 +35,7 @@ use crate::tensor::Dtype;
 use crate::tensor::Shape;
 
 pub use content::CERTIFICATE_KEY;
+pub use content::RECALIBRATION_KEY;
 pub(crate) use content::checkpoint_digest;
 pub use convention::Convention;
 pub use convention::MaskLayout;

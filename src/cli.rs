@@ -23,9 +23,13 @@ mod model;
 mod natural;
 mod plan;
 mod progress;
+#[cfg(feature = "train")]
+mod recalibrate;
 mod size;
 mod summary;
 mod text;
+#[cfg(feature = "train")]
+mod train;
 mod verify;
 
 use std::ffi::OsString;
@@ -84,9 +88,11 @@ fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit>
         Command::Verify(arguments) => verify::run(arguments, interrupted),
         Command::Model(arguments) => model::run(arguments, interrupted),
         #[cfg(feature = "train")]
+        Command::Train(arguments) => train::run(arguments, interrupted),
+        #[cfg(feature = "train")]
         Command::Eval(arguments) => eval::run(arguments, interrupted),
         #[cfg(feature = "train")]
-        Command::Recalibrate(arguments) => todo_recalibrate(arguments, interrupted),
+        Command::Recalibrate(arguments) => recalibrate::run(arguments, interrupted),
         Command::Completions(arguments) => completions::run(arguments),
     }
 }

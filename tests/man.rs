@@ -1,6 +1,10 @@
 //! The man pages are those that the definitions of the command line give.
 //!
+//! Needs the feature `train`, whose commands have pages too.
+//!
 //! `SMS_MERGE_UPDATE=1 cargo test --test man` writes them anew.
+
+#![cfg(feature = "train")]
 
 use std::fs;
 use std::path::Path;
@@ -121,6 +125,7 @@ fn every_command_has_a_page_that_says_how_it_ends() {
         "-check",
         "-inspect",
         "-verify",
+        "-train",
         "-completions",
     ] {
         assert!(

@@ -1,11 +1,13 @@
 //! A checkpoint again, with other bytes in some tensors: all other bits stay.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use thiserror::Error;
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::StoredTensor;
+use crate::checkpoint::map::ByteSource;
 use crate::checkpoint::map::SourceError;
 use crate::format::replace::Durability;
 use crate::format::replace::ReplaceError;
@@ -32,7 +34,10 @@ pub enum RewriteError {
     #[error(transparent)]
     Output(#[from] ReplaceError),
     /// The new bytes of a tensor are more or fewer than the old ones.
-    #[error("`{}` takes {expected} bytes, and {found} are to be written", Printable(tensor))]
+    #[error(
+        "`{}` takes {expected} bytes, and {found} are to be written",
+        Printable(tensor)
+    )]
     Length {
         /// Name of the tensor.
         tensor: String,
@@ -61,13 +66,13 @@ pub fn rewrite(
 ) -> Result<u64, RewriteError> {
     let own: BTreeMap<&str, &str> = checkpoint.metadata();
     let is_own = own.len() == metadata.len()
-        && own.iter().all(|(key, value)| metadata.get(*key).map(String::as_str) == Some(value));
+        && own
+            .iter()
+            .all(|(key, value)| metadata.get(*key).map(String::as_str) == Some(value));
     if let ([shard], true, true) = (checkpoint.shards(), replaced.is_empty(), is_own) {
         let bytes = shard.source().bytes();
         let file = StagedFile::create(target, bytes, durability)?;
-        copy(&file, bytes, 0, |begin, count, scratch| {
-            shard.source().read(begin, count, scratch)
-        })?;
+        copy(&file, 0, shard.source(), 0..bytes)?;
         checkpoint.check_unchanged()?;
         file.publish()?;
         return Ok(bytes);
@@ -96,9 +101,10 @@ pub fn rewrite(
                     found: bytes.len() as u64,
                 });
             }
-            None => copy(&file, tensor.bytes, offset, |begin, count, scratch| {
-                source.read(tensor.offset + begin, count, scratch)
-            })?,
+            None => {
+                let range = tensor.offset..tensor.offset + tensor.bytes;
+                copy(&file, offset, source, range)?;
+            }
         }
     }
     checkpoint.check_unchanged()?;
@@ -106,19 +112,19 @@ pub fn rewrite(
     Ok(bytes)
 }
 
-/// Copies `bytes` bytes to `offset`, block by block.
+/// Copies `range` of `source` to `offset`, block by block.
 fn copy(
     file: &StagedFile,
-    bytes: u64,
     offset: u64,
-    read: impl for<'a> Fn(u64, usize, &'a mut Vec<u8>) -> Result<&'a [u8], SourceError>,
+    source: &ByteSource,
+    range: Range<u64>,
 ) -> Result<(), RewriteError> {
     let mut scratch = Vec::new();
-    let mut begin = 0;
-    while begin < bytes {
-        let count = BLOCK_BYTES.min(bytes - begin);
-        let block = read(begin, count as usize, &mut scratch)?;
-        file.write_at(block, offset + begin)?;
+    let mut begin = range.start;
+    while begin < range.end {
+        let count = BLOCK_BYTES.min(range.end - begin);
+        let block = source.read(begin, count as usize, &mut scratch)?;
+        file.write_at(block, offset + begin - range.start)?;
         begin += count;
     }
     Ok(())

@@ -13,6 +13,9 @@ pub(crate) mod learning;
 #[cfg(feature = "train")]
 #[path = "args/recalibrate.rs"]
 pub(crate) mod recalibrate;
+#[cfg(feature = "train")]
+#[path = "args/train.rs"]
+pub(crate) mod train;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -168,6 +171,8 @@ pub(crate) enum Command {
     Inspect(InspectArguments),
     Verify(VerifyArguments),
     Model(ModelArguments),
+    #[cfg(feature = "train")]
+    Train(Box<train::TrainArguments>),
     #[cfg(feature = "train")]
     Eval(Box<eval::EvalArguments>),
     #[cfg(feature = "train")]

@@ -104,7 +104,12 @@ pub(crate) fn run(arguments: &EvalArguments, interrupted: &AtomicBool) -> anyhow
     let outcome = evaluate(&samples)?;
     let mut shifted = Vec::with_capacity(shifts.len());
     for kind in shifts {
-        shifted.push(Shifted::of(kind, &samples, arguments.images.seed, &mut evaluate)?);
+        shifted.push(Shifted::of(
+            kind,
+            &samples,
+            arguments.images.seed,
+            &mut evaluate,
+        )?);
     }
     bar.clear();
     if let Some(target) = &target {
@@ -209,7 +214,11 @@ fn chosen<'a>(
         part => {
             let split = split(&images.split, record, dataset)?;
             let is_validation = part == Part::Validation;
-            let indices = if is_validation { split.validation } else { split.train };
+            let indices = if is_validation {
+                split.validation
+            } else {
+                split.train
+            };
             (&dataset.train, indices)
         }
     };
@@ -277,21 +286,16 @@ impl Outcome {
 
 fn title(subjects: &[Subject], dataset: &Dataset) -> String {
     let name = match subjects {
-        [single] => single.path.file_name().map_or_else(
-            || shown(&single.path),
-            |name| shown(Path::new(name)),
-        ),
+        [single] => single
+            .path
+            .file_name()
+            .map_or_else(|| shown(&single.path), |name| shown(Path::new(name))),
         several => format!("ensemble of {} checkpoints", several.len()),
     };
     format!("{name} on {}", text::Clean(&dataset.name))
 }
 
-fn draw(
-    target: &Target,
-    title: &str,
-    names: &[String],
-    outcome: &Outcome,
-) -> anyhow::Result<()> {
+fn draw(target: &Target, title: &str, names: &[String], outcome: &Outcome) -> anyhow::Result<()> {
     let text = picture(title, names, outcome.main());
     let file = StagedFile::create(target, text.len() as u64, Durability::Unsynced)?;
     file.write_at(text.as_bytes(), 0)?;

@@ -1,6 +1,9 @@
 //! How a run ends: errors walk in, an exit status and lines for people (or an object
 //! for programs) walk out.
 
+#[cfg(feature = "train")]
+mod train;
+
 use std::io;
 use std::path::Path;
 
@@ -165,6 +168,10 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
             if cause.is::<ForeignError>() {
                 return Some(Exit::Incompatible);
             }
+            #[cfg(feature = "train")]
+            if let Some(exit) = train::exit_of(cause) {
+                return Some(exit);
+            }
             let is_io =
                 cause.is::<SourceError>() || cause.is::<StdoutError>() || cause.is::<io::Error>();
             if is_io {
@@ -252,6 +259,10 @@ fn next_of(error: &anyhow::Error) -> Option<String> {
         }
         if let Some(error) = cause.downcast_ref::<IngredientsError>() {
             return after_ingredients(error);
+        }
+        #[cfg(feature = "train")]
+        if let Some(next) = train::next_of(cause) {
+            return Some(next);
         }
         if let Some(CheckpointError::AmbiguousDirectory { path, found }) = cause.downcast_ref() {
             let first = path.join(found.first()?);

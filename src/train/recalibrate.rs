@@ -5,6 +5,8 @@
 //! is what makes a soup usable. Source: Izmailov et al., arXiv:1803.05407, section 3.3;
 //! torch's `BatchNorm2d` with `momentum=None`.
 
+mod stored;
+
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
@@ -13,10 +15,14 @@ use thiserror::Error;
 use crate::graph::Graph;
 use crate::graph::Op;
 use crate::graph::Role;
+use crate::tensor::Dtype;
+use crate::tensor::Printable;
 use crate::train::data::Assembler;
 use crate::train::data::Batch;
 use crate::train::engine::Engine;
 use crate::train::engine::EngineError;
+
+pub use stored::stored_statistics;
 
 /// Why statistics cannot be estimated.
 #[derive(Debug, Error)]
@@ -31,6 +37,20 @@ pub enum RecalibrateError {
         images: usize,
         /// Images of one batch.
         batch_size: usize,
+    },
+    /// A statistic cannot be stored.
+    #[error(
+        "`{}` would hold {value}, which is no finite number of type {dtype}: the weights have \
+         diverged, or the checkpoint needs a wider type",
+        Printable(tensor)
+    )]
+    Value {
+        /// Name of the tensor.
+        tensor: String,
+        /// The statistic.
+        value: f32,
+        /// Its type in the checkpoint.
+        dtype: Dtype,
     },
     /// The engine failed.
     #[error("batch {batch} cannot be observed")]

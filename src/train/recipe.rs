@@ -5,7 +5,11 @@ use serde::Deserialize;
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::graph::Graph;
+use crate::graph::Op;
 use crate::train::data::Augmentation;
+use crate::train::data::Dataset;
+use crate::train::data::Known;
 use crate::train::data::VALIDATION_FRACTION;
 use crate::train::data::VALIDATION_SEED;
 use crate::train::engine::Decay;
@@ -148,6 +152,29 @@ impl Default for Recipe {
 }
 
 impl Recipe {
+    /// What suits a network and a data set where nothing else is known: short trainings
+    /// on the digits, larger rates and varied images where there is batch norm.
+    pub fn suited(graph: &Graph, dataset: &Dataset) -> Self {
+        let is_small = Known::from_name(&dataset.name) == Some(Known::Digits);
+        let mut nodes = graph.nodes.iter();
+        let has_batch_norm = nodes.any(|node| matches!(node.op, Op::BatchNorm { .. }));
+        Self {
+            epochs: if is_small { 30 } else { 10 },
+            batch_size: if is_small { 32 } else { 128 },
+            pace: Pace::Curve {
+                learning_rate: if has_batch_norm { 0.1 } else { 0.05 },
+                shape: Fall::Cosine,
+                warmup_epochs: 1.0,
+            },
+            augmentation: if has_batch_norm {
+                dataset.augmentation
+            } else {
+                Augmentation::default()
+            },
+            ..Self::default()
+        }
+    }
+
     /// Steps of an epoch over `images` images.
     pub fn steps_per_epoch(&self, images: usize) -> u64 {
         let (full, rest) = (images / self.batch_size, images % self.batch_size);

@@ -170,7 +170,13 @@ impl<'a> Picture<'a> {
             for line in 1..self.names.len() {
                 let at = line as f64 * self.cell;
                 let (x, y) = (self.left + at, self.top + at);
-                let _ = write!(path, "M{x} {}v{1}M{2} {y}h{1}", self.top, self.side(), self.left);
+                let _ = write!(
+                    path,
+                    "M{x} {}v{1}M{2} {y}h{1}",
+                    self.top,
+                    self.side(),
+                    self.left
+                );
             }
             let _ = writeln!(
                 self.text,

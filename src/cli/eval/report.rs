@@ -229,7 +229,11 @@ impl Report<'_> {
                 ("most often mistaken for", Column::Name),
             ]);
         } else {
-            columns.extend(numbers.iter().map(|number| (number.as_str(), Column::Number)));
+            columns.extend(
+                numbers
+                    .iter()
+                    .map(|number| (number.as_str(), Column::Number)),
+            );
             if self.outcome.ensemble.is_some() {
                 columns.push((ENSEMBLE, Column::Number));
             }
@@ -257,7 +261,11 @@ impl Report<'_> {
             rows.push(row);
         }
         let mut text = table(&columns, &rows);
-        let hidden = main.classes.iter().filter(|class| class.samples > 0).count();
+        let hidden = main
+            .classes
+            .iter()
+            .filter(|class| class.samples > 0)
+            .count();
         if let Some(hidden) = hidden.checked_sub(classes.len()).filter(|&n| n > 0) {
             let hidden = plural(hidden as u64, "more class").replace("classs", "classes");
             text.push_str(&format!("and {hidden}, with higher accuracy (--verbose)\n"));
@@ -294,7 +302,8 @@ impl Report<'_> {
             .zip(&table_cells)
             .map(|(shifted, cells)| {
                 let name = std::iter::once(shifted.name.to_owned());
-                name.chain(cells.iter().map(|&share| percent(share))).collect()
+                name.chain(cells.iter().map(|&share| percent(share)))
+                    .collect()
             })
             .collect();
         let mut mean = vec!["mean".to_owned()];

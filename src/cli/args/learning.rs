@@ -1,0 +1,72 @@
+//! Options that the commands of the trainer share: model, data and engine.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::ValueEnum;
+use clap::ValueHint;
+
+use super::at_least_one;
+
+/// Which network.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct ModelArguments {
+    /// Name of a model, or a file that describes one [default: the checkpoint's own]
+    ///
+    /// mlp, lenet5, convnet, resnet8, resnet20, resnet56, resnet18, vgg16-bn and
+    /// wideresnet20 are known by name; a path that ends in .toml or .json is a
+    /// description.
+    /// Where no checkpoint says, the data set decides.
+    #[arg(short, long, value_name = "MODEL")]
+    pub(crate) model: Option<String>,
+
+    /// Option of the model, such as hidden=300,100 or widths=16,32; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = name_and_value)]
+    pub(crate) model_option: Vec<(String, String)>,
+}
+
+/// Which images.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Data")]
+pub(crate) struct DataArguments {
+    /// Name of a data set, a directory, or a .st file [default: the checkpoint's own, or digits]
+    ///
+    /// digits are part of the program; mnist, fashion-mnist, cifar10 and cifar100 are
+    /// known by name. A .st file holds the tensors `images` and `labels`.
+    #[arg(short, long, value_name = "DATA", value_hint = ValueHint::AnyPath)]
+    pub(crate) data: Option<String>,
+
+    /// Where the files of a known data set are
+    #[arg(long, value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// What computes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Engine")]
+pub(crate) struct EngineArguments {
+    /// What computes
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) engine: EngineChoice,
+
+    /// Worker threads; changes no bit of the result [default: one per core, at most 16]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) threads: Option<usize>,
+}
+
+/// `--engine`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EngineChoice {
+    /// This program's own: fast, and the same bits for any number of threads
+    #[default]
+    Native,
+    /// candle's tensors: slow, an independent check
+    Candle,
+}
+
+fn name_and_value(text: &str) -> Result<(String, String), String> {
+    let parts = text.split_once('=');
+    let (name, value) = parts.ok_or_else(|| "expected NAME=VALUE".to_owned())?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}

@@ -1,0 +1,164 @@
+//! How a run of the trainer ends.
+
+use std::error::Error;
+
+use sms_merge::checkpoint::CheckpointError;
+use sms_merge::checkpoint::RewriteError;
+use sms_merge::format::replace::Failure;
+use sms_merge::format::replace::ReplaceError;
+use sms_merge::graph::DescriptionError;
+use sms_merge::graph::models::ModelError;
+use sms_merge::train::WeightsError;
+use sms_merge::train::data::DataError;
+use sms_merge::train::evaluate::EvaluateError;
+use sms_merge::train::masks::MaskError;
+use sms_merge::train::recalibrate::RecalibrateError;
+use sms_merge::train::recipe::RecipeError;
+use sms_merge::train::record::RecordError;
+use sms_merge::train::state::StateError;
+use sms_merge::train::trainer::FitError;
+
+use crate::cli::eval::Stopped;
+use crate::cli::exit::Exit;
+use crate::cli::train::Interrupted;
+use crate::cli::train::LogError;
+
+/// The status that an error of the trainer ends the run with, if `cause` is one that
+/// tells.
+pub(super) fn exit_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
+    if cause.is::<Interrupted>() || cause.is::<Stopped>() {
+        return Some(Exit::Interrupted);
+    }
+    if let Some(error) = cause.downcast_ref::<EvaluateError>() {
+        return Some(match error {
+            EvaluateError::Image { .. } | EvaluateError::Classes { .. } => Exit::Incompatible,
+            EvaluateError::NonFinite { .. } | EvaluateError::Engine(_) => Exit::Failed,
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<RecalibrateError>() {
+        return Some(match error {
+            RecalibrateError::NoBatch { .. } => Exit::Usage,
+            RecalibrateError::Value { .. } | RecalibrateError::Engine { .. } => Exit::Failed,
+        });
+    }
+    if let Some(RewriteError::Output(error)) = cause.downcast_ref() {
+        return Some(of_replace(error));
+    }
+    if let Some(error) = cause.downcast_ref::<FitError>() {
+        return of_fit(error);
+    }
+    if let Some(error) = cause.downcast_ref::<DataError>() {
+        return Some(of_data(error));
+    }
+    if let Some(error) = cause.downcast_ref::<WeightsError>() {
+        return Some(match error {
+            WeightsError::Source(_) => Exit::Io,
+            WeightsError::Output(error) => of_replace(error),
+            _ => Exit::Incompatible,
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<LogError>() {
+        return Some(match error {
+            LogError::Exists { .. } => Exit::Usage,
+            LogError::Replace(error) => of_replace(error),
+            LogError::Write { .. } => Exit::Io,
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<ReplaceError>() {
+        return Some(of_replace(error));
+    }
+    if let Some(error) = cause.downcast_ref::<StateError>() {
+        return Some(match error {
+            StateError::Source(_) => Exit::Io,
+            _ => Exit::Incompatible,
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<MaskError>() {
+        return Some(match error {
+            MaskError::Source(_) => Exit::Io,
+            _ => Exit::Incompatible,
+        });
+    }
+    if cause.is::<RecordError>() {
+        return Some(Exit::Incompatible);
+    }
+    let is_usage =
+        cause.is::<ModelError>() || cause.is::<DescriptionError>() || cause.is::<RecipeError>();
+    is_usage.then_some(Exit::Usage)
+}
+
+/// `None` where a cause says more.
+fn of_fit(error: &FitError) -> Option<Exit> {
+    match error {
+        FitError::Recipe(_) | FitError::Data(_) | FitError::Watch { .. } => None,
+        FitError::NoImages | FitError::Shape { .. } => Some(Exit::Incompatible),
+        FitError::NonFinite { .. } | FitError::Engine { .. } => Some(Exit::Failed),
+    }
+}
+
+fn of_data(error: &DataError) -> Exit {
+    match error {
+        DataError::Unknown { .. } | DataError::Fraction { .. } => Exit::Usage,
+        DataError::Source(_)
+        | DataError::Missing { .. }
+        | DataError::Memory { .. }
+        | DataError::Checkpoint(CheckpointError::Source(_)) => Exit::Io,
+        _ => Exit::Incompatible,
+    }
+}
+
+fn of_replace(error: &ReplaceError) -> Exit {
+    match error.kind() {
+        Failure::Refused => Exit::Usage,
+        Failure::Space | Failure::System => Exit::Io,
+    }
+}
+
+/// What to run next.
+pub(super) fn next_of(cause: &(dyn Error + 'static)) -> Option<String> {
+    cause
+        .is::<Interrupted>()
+        .then(|| "repeat the command with `--resume`".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_decide_where_the_trainer_only_passes_them_on() {
+        let check = |error: anyhow::Error, expected| {
+            assert_eq!(crate::cli::exit::exit_of(&error), expected, "{error:?}");
+        };
+        let field = RecipeError::Field {
+            field: "epochs",
+            expected: "more",
+            found: 0.0,
+        };
+        check(FitError::Recipe(field).into(), Exit::Usage);
+        let full = LogError::Write {
+            path: "a".into(),
+            source: std::io::ErrorKind::StorageFull.into(),
+        };
+        let watch = FitError::Watch {
+            step: 3,
+            source: full.into(),
+        };
+        check(watch.into(), Exit::Io);
+        check(FitError::NoImages.into(), Exit::Incompatible);
+        let infinite = FitError::NonFinite {
+            what: "the loss",
+            value: f64::NAN,
+            step: 1,
+            epoch: 1,
+            learning_rate: 0.5,
+        };
+        check(infinite.into(), Exit::Failed);
+        let interrupted = Interrupted {
+            step: 1,
+            steps: 2,
+            state: "a.state".into(),
+        };
+        check(interrupted.into(), Exit::Interrupted);
+    }
+}

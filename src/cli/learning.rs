@@ -1,0 +1,186 @@
+//! From arguments to the trainer's terms: a data set, a network and an engine.
+
+use std::path::Path;
+
+use anyhow::Context;
+use sms_merge::checkpoint::Checkpoint;
+use sms_merge::checkpoint::OpenOptions;
+use sms_merge::graph::Description;
+use sms_merge::graph::Graph;
+use sms_merge::graph::Syntax;
+use sms_merge::graph::models;
+use sms_merge::graph::models::ModelSpec;
+use sms_merge::merge::default_threads;
+use sms_merge::train::Weights;
+use sms_merge::train::candle::CandleEngine;
+use sms_merge::train::data;
+use sms_merge::train::data::DataSpec;
+use sms_merge::train::data::Dataset;
+use sms_merge::train::data::Known;
+use sms_merge::train::engine::Engine;
+use sms_merge::train::engine::EngineError;
+use sms_merge::train::engine::Masks;
+use sms_merge::train::native::Native;
+use sms_merge::train::record::ModelRecord;
+use sms_merge::train::record::Record;
+
+use crate::cli::args::learning::DataArguments;
+use crate::cli::args::learning::EngineArguments;
+use crate::cli::args::learning::EngineChoice;
+use crate::cli::args::learning::ModelArguments;
+use crate::cli::exit::UsageError;
+use crate::cli::text::shown;
+
+/// Opens a checkpoint.
+pub(crate) fn open_checkpoint(path: &Path) -> anyhow::Result<Checkpoint> {
+    Ok(Checkpoint::open(path, &OpenOptions::default())?)
+}
+
+/// What a checkpoint says of the training that it came out of, if it came out of one.
+pub(crate) fn record_of(checkpoint: &Checkpoint) -> anyhow::Result<Option<Record>> {
+    let record = Record::of(&checkpoint.metadata());
+    record.with_context(|| format!("`{}` cannot be understood", shown(checkpoint.path())))
+}
+
+/// Reads the data set that is asked for, or that a checkpoint was trained on, or the
+/// digits.
+pub(crate) fn open_data(
+    arguments: &DataArguments,
+    record: Option<&Record>,
+) -> anyhow::Result<Dataset> {
+    let name = match (&arguments.data, record) {
+        (Some(name), _) => name.clone(),
+        (None, None) => DataSpec::default().name,
+        (None, Some(record)) if Known::from_name(&record.data.name).is_some() => {
+            record.data.name.clone()
+        }
+        (None, Some(record)) => {
+            return Err(UsageError {
+                message: format!(
+                    "the checkpoint was trained on `{}`, which is not known by name; say where it \
+                     is",
+                    shown(Path::new(&record.data.name))
+                ),
+                next: Some("add `--data PATH`".to_owned()),
+            }
+            .into());
+        }
+    };
+    let spec = DataSpec {
+        name,
+        directory: arguments.data_dir.clone(),
+    };
+    Ok(data::open(&spec)?)
+}
+
+/// The network that is asked for, or that a checkpoint says it is, or one that suits the
+/// data; and how to build it again.
+pub(crate) fn build_model(
+    arguments: &ModelArguments,
+    record: Option<&Record>,
+    dataset: &Dataset,
+) -> anyhow::Result<(Graph, ModelRecord)> {
+    let (input, classes) = (dataset.image(), dataset.classes());
+    let mut built = ModelRecord {
+        name: String::new(),
+        input: [input.channels, input.height, input.width],
+        classes,
+        options: arguments.model_option.iter().cloned().collect(),
+        description: None,
+    };
+    let file = arguments.model.as_deref();
+    if let Some((path, syntax)) = file.and_then(|name| Some((name, syntax(name)?))) {
+        let description = read_description(Path::new(path), syntax)?;
+        let graph = description.build(Some(input), Some(classes))?;
+        description.name().clone_into(&mut built.name);
+        built.description = Some(Description::of(&graph).to_text(Syntax::Json));
+    } else if let Some(name) = &arguments.model {
+        built.name.clone_from(name);
+    } else if let Some(record) = record {
+        let options = std::mem::take(&mut built.options);
+        built = record.model.clone();
+        built.options.extend(options);
+    } else {
+        suited_model(dataset).clone_into(&mut built.name);
+    }
+    Ok((rebuild(&built)?, built))
+}
+
+/// The network of a record.
+pub(crate) fn rebuild(record: &ModelRecord) -> anyhow::Result<Graph> {
+    let Some(text) = &record.description else {
+        let spec = ModelSpec {
+            name: record.name.clone(),
+            input: record.input(),
+            classes: record.classes,
+            options: record.options.clone(),
+        };
+        return Ok(models::build(&spec)?);
+    };
+    if !record.options.is_empty() {
+        return Err(UsageError {
+            message: "a network that a file describes has no options".to_owned(),
+            next: Some("leave `--model-option` out, or edit the file".to_owned()),
+        }
+        .into());
+    }
+    let description = Description::parse(text, Syntax::Json)?;
+    Ok(description.build(Some(record.input()), Some(record.classes))?)
+}
+
+fn read_description(path: &Path, syntax: Syntax) -> anyhow::Result<Description> {
+    let text = std::fs::read_to_string(path);
+    let text = text.with_context(|| format!("`{}` cannot be read", shown(path)))?;
+    let description = Description::parse(&text, syntax);
+    description.with_context(|| format!("`{}` describes no network", shown(path)))
+}
+
+/// How a file describes a network, by its extension.
+fn syntax(name: &str) -> Option<Syntax> {
+    match Path::new(name).extension()?.to_str()? {
+        "toml" => Some(Syntax::Toml),
+        "json" => Some(Syntax::Json),
+        _ => None,
+    }
+}
+
+/// The model for a data set where none is asked for.
+fn suited_model(dataset: &Dataset) -> &'static str {
+    if Known::from_name(&dataset.name) == Some(Known::Digits) {
+        "mlp"
+    } else if dataset.image().channels == 3 {
+        "resnet20"
+    } else {
+        "convnet"
+    }
+}
+
+/// Number of threads that compute.
+pub(crate) fn engine_threads(arguments: &EngineArguments) -> usize {
+    arguments.threads.unwrap_or_else(default_threads)
+}
+
+/// Name of the engine in records.
+pub(crate) fn engine_name(arguments: &EngineArguments) -> &'static str {
+    match arguments.engine {
+        EngineChoice::Native => "native",
+        EngineChoice::Candle => "candle",
+    }
+}
+
+/// The engine that is asked for, with a network in it.
+pub(crate) fn build_engine(
+    arguments: &EngineArguments,
+    graph: &Graph,
+    weights: &Weights,
+    masks: &Masks,
+) -> Result<Box<dyn Engine>, EngineError> {
+    let graph = graph.clone();
+    Ok(match arguments.engine {
+        EngineChoice::Native => {
+            let threads = engine_threads(arguments);
+            Box::new(Native::new(graph, weights, masks.clone(), threads)?)
+        }
+        EngineChoice::Candle => Box::new(CandleEngine::on_processor(graph, weights, masks)?),
+    })
+}

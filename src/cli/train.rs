@@ -1,0 +1,315 @@
+//! `sms-merge train`: arguments walk in, a trained checkpoint is written.
+
+mod logs;
+mod recipe;
+mod report;
+mod watch;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+use std::time::Instant;
+
+use sms_merge::checkpoint::refuse_named_input;
+use sms_merge::format::replace::Durability;
+use sms_merge::format::replace::Existing;
+use sms_merge::format::replace::Target;
+use sms_merge::graph::Graph;
+use sms_merge::train::Loss;
+use sms_merge::train::Weights;
+use sms_merge::train::data::Assembler;
+use sms_merge::train::data::Dataset;
+use sms_merge::train::engine::Engine;
+use sms_merge::train::engine::Masks;
+use sms_merge::train::masks::masks_of_zeros;
+use sms_merge::train::masks::read_masks;
+use sms_merge::train::record::DataRecord;
+use sms_merge::train::record::FORMAT_VERSION;
+use sms_merge::train::record::RECORD_KEY;
+use sms_merge::train::record::Record;
+use sms_merge::train::record::StartRecord;
+use sms_merge::train::state::read_state;
+use sms_merge::train::trainer::Outcome;
+use sms_merge::train::trainer::Plan;
+use sms_merge::train::trainer::State;
+use sms_merge::train::trainer::fit;
+use sms_merge::train::trainer::measure;
+use thiserror::Error;
+
+use crate::cli::args::train::TrainArguments;
+use crate::cli::exit::Exit;
+use crate::cli::exit::UsageError;
+use crate::cli::learning::build_engine;
+use crate::cli::learning::build_model;
+use crate::cli::learning::engine_name;
+use crate::cli::learning::open_checkpoint;
+use crate::cli::learning::open_data;
+use crate::cli::learning::record_of;
+use crate::cli::progress::Steps;
+use crate::cli::train::logs::Beginning;
+use crate::cli::train::logs::Events;
+use crate::cli::train::logs::Lines;
+pub(crate) use crate::cli::train::logs::LogError;
+use crate::cli::train::recipe::Circumstances;
+use crate::cli::train::recipe::recipe;
+use crate::cli::train::report::Report;
+use crate::cli::train::watch::Saving;
+use crate::cli::train::watch::Watcher;
+
+/// The user asked to stop.
+#[derive(Debug, Error)]
+#[error("interrupted after step {step} of {steps}; the state is in `{}`", state.display())]
+pub(crate) struct Interrupted {
+    pub(crate) step: u64,
+    pub(crate) steps: u64,
+    pub(crate) state: PathBuf,
+}
+
+/// What is known before the first step.
+struct Training {
+    dataset: Dataset,
+    graph: Graph,
+    weights: Weights,
+    masks: Masks,
+    record: Record,
+}
+
+/// Trains, and writes the outcome.
+pub(crate) fn run(arguments: &TrainArguments, interrupted: &AtomicBool) -> anyhow::Result<Exit> {
+    let started = Instant::now();
+    let existing = match arguments.saving.force {
+        true => Existing::Replace,
+        false => Existing::Refuse,
+    };
+    let durability = match arguments.saving.no_sync {
+        true => Durability::Unsynced,
+        false => Durability::Synced,
+    };
+    let state_path = state_path(arguments);
+    refuse_inputs(arguments, &state_path)?;
+    let output = Target::for_file(&arguments.output, existing)?;
+    let Training {
+        dataset,
+        graph,
+        weights,
+        mut masks,
+        record,
+    } = Training::new(arguments)?;
+    let plan = Plan::new(&dataset, &record.recipe)?;
+    let resumed = match &arguments.saving.resume {
+        None => None,
+        Some(path) => {
+            let path = path.as_deref().unwrap_or(&state_path);
+            let file = open_checkpoint(path)?;
+            let (state, stored) = read_state(&graph, &record, plan.steps(), &file)?;
+            masks = stored;
+            Some(state)
+        }
+    };
+    let target = state_target(arguments, &state_path, existing)?;
+    let mut engine = build_engine(&arguments.engine, &graph, &weights, &masks)?;
+    let saving = Saving {
+        graph: &graph,
+        masks: &masks,
+        record: &record,
+        target,
+        durability,
+        every: arguments.saving.save_every,
+    };
+    let mut watcher = watcher(arguments, &saving, &plan, resumed.as_ref(), started)?;
+    let state = resumed.as_ref();
+    let outcome = fit(engine.as_mut(), &plan, state, &mut watcher, interrupted);
+    watcher.progress.clear();
+    let outcome = match outcome? {
+        Outcome::Done(weights) => weights,
+        Outcome::Interrupted(state) => {
+            saving.save(&state)?;
+            return Err(Interrupted {
+                step: state.step,
+                steps: plan.steps(),
+                state: state_path,
+            }
+            .into());
+        }
+    };
+    let metadata = [(RECORD_KEY.to_owned(), record.to_text())].into();
+    outcome.write(&graph, &metadata, &output, durability)?;
+    let is_own_state = matches!(&arguments.saving.resume, Some(None));
+    if watcher.has_saved || is_own_state {
+        // The outcome is in place, so nothing is lost with the state, nor if it stays.
+        let _ = std::fs::remove_file(&state_path);
+    }
+    let measured = measure_outcome(engine.as_mut(), &plan, &dataset, interrupted)?;
+    if let Some((_, test)) = measured {
+        watcher.end(plan.steps(), test)?;
+    }
+    let report = Report {
+        arguments,
+        graph: &graph,
+        masks: &masks,
+        record: &record,
+        plan: &plan,
+        resumed_at: resumed.as_ref().map(|state| state.step),
+        last: watcher.last,
+        measured,
+        images_per_sec: watcher.images_per_sec(),
+        elapsed: started.elapsed(),
+    };
+    report.show()?;
+    Ok(match measured {
+        Some(_) => Exit::Done,
+        None => Exit::Interrupted,
+    })
+}
+
+impl Training {
+    /// Reads what is to be read, and settles what is left open.
+    fn new(arguments: &TrainArguments) -> anyhow::Result<Self> {
+        let start = &arguments.start;
+        let init = start.init.as_deref().map(open_checkpoint).transpose()?;
+        let before = init.as_ref().map(record_of).transpose()?.flatten();
+        let dataset = open_data(&arguments.data, before.as_ref())?;
+        let (graph, model) = build_model(&arguments.model, before.as_ref(), &dataset)?;
+        let weights = match &init {
+            Some(init) => Weights::read(&graph, init)?,
+            None => Weights::initial(&graph, start.seed),
+        };
+        let masks = match &start.mask {
+            Some(path) => read_masks(&graph, &open_checkpoint(path)?)?,
+            None if init.is_some() && !start.dense => masks_of_zeros(&graph, &weights),
+            None => vec![None; graph.parameters.len()],
+        };
+        let circumstances = Circumstances {
+            graph: &graph,
+            dataset: &dataset,
+            init: init.as_ref(),
+            record: before.as_ref(),
+            weights: &weights,
+            masks: &masks,
+        };
+        let recipe = recipe(arguments, &circumstances)?;
+        let plan = Plan::new(&dataset, &recipe)?;
+        let record = Record {
+            format_version: FORMAT_VERSION,
+            tool: format!("sms-merge {}", env!("CARGO_PKG_VERSION")),
+            engine: engine_name(&arguments.engine).to_owned(),
+            model,
+            data: DataRecord::new(&dataset),
+            start: StartRecord::new(&graph, &weights, &masks),
+            steps_per_epoch: plan.steps_per_epoch(),
+            recipe,
+        };
+        Ok(Self {
+            dataset,
+            graph,
+            weights,
+            masks,
+            record,
+        })
+    }
+}
+
+/// Where the state is saved: beside the output unless it is said.
+fn state_path(arguments: &TrainArguments) -> PathBuf {
+    arguments.saving.state.clone().unwrap_or_else(|| {
+        let mut path = OsString::from(&arguments.output);
+        path.push(".state");
+        PathBuf::from(path)
+    })
+}
+
+/// Refuses to write to what is read.
+fn refuse_inputs(arguments: &TrainArguments, state: &Path) -> anyhow::Result<()> {
+    let start = &arguments.start;
+    let inputs = [&start.init, &start.mask, &start.parent];
+    let inputs = || inputs.into_iter().flatten().map(PathBuf::as_path);
+    let resumed = arguments.saving.resume.iter().flatten();
+    refuse_named_input(
+        &arguments.output,
+        inputs().chain(resumed.map(PathBuf::as_path)),
+    )?;
+    refuse_named_input(state, inputs())?;
+    if let Some(metrics) = &arguments.logging.metrics {
+        refuse_named_input(metrics, inputs())?;
+    }
+    Ok(())
+}
+
+/// Where states go. One that is there already belongs to a training that was broken
+/// off, and is not overwritten by another.
+fn state_target(
+    arguments: &TrainArguments,
+    path: &Path,
+    existing: Existing,
+) -> anyhow::Result<Target> {
+    let is_resumed = arguments.saving.resume.is_some();
+    if !is_resumed && existing == Existing::Refuse && path.exists() {
+        return Err(UsageError {
+            message: format!(
+                "`{}` is the state of a training that was broken off",
+                path.display()
+            ),
+            next: Some("add `--resume` to go on, or `--force` to begin anew".to_owned()),
+        }
+        .into());
+    }
+    Ok(Target::for_file(path, Existing::Replace)?)
+}
+
+fn watcher<'a>(
+    arguments: &TrainArguments,
+    saving: &'a Saving<'a>,
+    plan: &Plan<'_>,
+    resumed: Option<&State>,
+    started: Instant,
+) -> anyhow::Result<Watcher<'a>> {
+    let step = resumed.map_or(0, |state| state.step);
+    let beginning = match resumed {
+        Some(state) => Beginning::After(state.step),
+        None if arguments.saving.force => Beginning::Anew,
+        None => Beginning::New,
+    };
+    let logging = &arguments.logging;
+    let lines = logging.metrics.as_deref();
+    let events = logging.tensorboard.as_deref();
+    Ok(Watcher {
+        saving,
+        lines: lines.map(|path| Lines::open(path, beginning)).transpose()?,
+        events: events.map(|path| Events::create(path, step)).transpose()?,
+        log_every: logging.log_every as u64,
+        epochs: saving.record.recipe.epochs,
+        images: 0,
+        computing: Duration::ZERO,
+        epoch_images: 0,
+        epoch_time: Duration::ZERO,
+        last: None,
+        has_saved: false,
+        progress: Steps::new(step, plan.steps(), &arguments.report),
+        resting: Instant::now(),
+        started,
+    })
+}
+
+/// What the outcome costs on the held-out images, if there are any, and on the test
+/// images; `None` if interrupted.
+fn measure_outcome(
+    engine: &mut dyn Engine,
+    plan: &Plan<'_>,
+    dataset: &Dataset,
+    interrupted: &AtomicBool,
+) -> anyhow::Result<Option<(Option<Loss>, Loss)>> {
+    const BATCH: usize = 256;
+    let normalisation = &dataset.normalisation;
+    let held_out = &plan.split().validation;
+    let train = Assembler::new(&dataset.train, normalisation);
+    let test = Assembler::new(&dataset.test, normalisation);
+    let Some(validation) = measure(engine, &train, held_out, BATCH, interrupted)? else {
+        return Ok(None);
+    };
+    let indices = dataset.test.indices();
+    let test = measure(engine, &test, &indices, BATCH, interrupted)?;
+    let validation = (validation.samples > 0).then_some(validation);
+    Ok(test.map(|test| (validation, test)))
+}
