@@ -3,6 +3,7 @@
 
 pub mod average;
 pub mod candle;
+pub mod card;
 pub mod data;
 pub mod engine;
 pub mod evaluate;

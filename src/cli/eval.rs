@@ -15,8 +15,10 @@ use sms_merge::format::replace::Existing;
 use sms_merge::format::replace::StagedFile;
 use sms_merge::format::replace::Target;
 use sms_merge::graph::Role;
+use sms_merge::merge::Certificate;
 use sms_merge::tensor::Stream;
 use sms_merge::train::Weights;
+use sms_merge::train::card::Card;
 use sms_merge::train::data::Assembler;
 use sms_merge::train::data::DataError;
 use sms_merge::train::data::Dataset;
@@ -32,7 +34,6 @@ use sms_merge::train::evaluate::check_fit;
 use sms_merge::train::evaluate::predict;
 use sms_merge::train::masks::masks_of_zeros;
 use sms_merge::train::record::ModelRecord;
-use sms_merge::train::record::Record;
 use thiserror::Error;
 
 use crate::cli::args::eval::EvalArguments;
@@ -45,9 +46,9 @@ use crate::cli::exit::Exit;
 use crate::cli::images::ImageBar;
 use crate::cli::learning::build_engine;
 use crate::cli::learning::build_model;
+use crate::cli::learning::card_of;
 use crate::cli::learning::open_checkpoint;
 use crate::cli::learning::open_data;
-use crate::cli::learning::record_of;
 use crate::cli::text;
 use crate::cli::text::note;
 use crate::cli::text::shown;
@@ -65,6 +66,8 @@ struct Subject {
     normalisation: Normalisation,
     n_prunable: u64,
     n_retained: u64,
+    /// Whether its statistics of batch norm are averages of others.
+    is_uncalibrated: bool,
 }
 
 /// What is said about some images.
@@ -83,8 +86,8 @@ pub(crate) fn run(arguments: &EvalArguments, interrupted: &AtomicBool) -> anyhow
     let picture_path = arguments.confusion.as_deref();
     let target = picture_path.map(|path| Target::for_file(path, existing));
     let target = target.transpose()?;
-    let (dataset, mut subjects, records) = read(arguments)?;
-    let samples = chosen(arguments, &dataset, records.iter().flatten().next())?;
+    let (dataset, mut subjects, cards) = read(arguments)?;
+    let samples = chosen(arguments, &dataset, cards.iter().flatten().next())?;
     let shifts = match arguments.images.ood {
         true => shifted::kinds(samples.image()),
         false => Vec::new(),
@@ -138,19 +141,19 @@ pub(crate) fn run(arguments: &EvalArguments, interrupted: &AtomicBool) -> anyhow
 }
 
 /// All that files say: images, networks, and how these came about.
-fn read(arguments: &EvalArguments) -> anyhow::Result<(Dataset, Vec<Subject>, Vec<Option<Record>>)> {
+fn read(arguments: &EvalArguments) -> anyhow::Result<(Dataset, Vec<Subject>, Vec<Option<Card>>)> {
     let mut checkpoints = Vec::with_capacity(arguments.checkpoints.len());
     for path in &arguments.checkpoints {
         let checkpoint = open_checkpoint(path)?;
-        let record = record_of(&checkpoint)?;
-        checkpoints.push((checkpoint, record));
+        let card = card_of(&checkpoint)?;
+        checkpoints.push((checkpoint, card));
     }
-    let first = checkpoints.iter().find_map(|(_, record)| record.as_ref());
+    let first = checkpoints.iter().find_map(|(_, card)| card.as_ref());
     let dataset = open_data(&arguments.data, first)?;
     let mut subjects = Vec::with_capacity(checkpoints.len());
-    let mut records = Vec::with_capacity(checkpoints.len());
-    for (checkpoint, record) in checkpoints {
-        let (graph, model) = build_model(&arguments.model, record.as_ref(), &dataset)?;
+    let mut cards = Vec::with_capacity(checkpoints.len());
+    for (checkpoint, card) in checkpoints {
+        let (graph, model) = build_model(&arguments.model, card.as_ref(), &dataset)?;
         let weights = Weights::read(&graph, &checkpoint)?;
         let masks = masks_of_zeros(&graph, &weights);
         let (mut n_prunable, mut n_retained) = (0, 0);
@@ -167,19 +170,22 @@ fn read(arguments: &EvalArguments) -> anyhow::Result<(Dataset, Vec<Subject>, Vec
             path: checkpoint.path().to_owned(),
             model,
             engine,
-            normalisation: normalisation(record.as_ref(), &dataset),
+            normalisation: normalisation(card.as_ref(), &dataset),
             n_prunable,
             n_retained,
+            is_uncalibrated: Certificate::of(&checkpoint).is_ok_and(|certificate| {
+                certificate.options.batch_norm_pooled && certificate.recalibrated.is_empty()
+            }),
         });
-        records.push(record);
+        cards.push(card);
     }
-    Ok((dataset, subjects, records))
+    Ok((dataset, subjects, cards))
 }
 
 /// How pixels are normalised: as in training, if that is known.
-pub(super) fn normalisation(record: Option<&Record>, dataset: &Dataset) -> Normalisation {
+pub(super) fn normalisation(card: Option<&Card>, dataset: &Dataset) -> Normalisation {
     let channels = dataset.image().channels;
-    let recorded = record.map(|record| &record.data.normalisation);
+    let recorded = card.map(|card| &card.data.normalisation);
     let recorded = recorded.filter(|normalisation| {
         normalisation.mean.len() == channels && normalisation.deviation.len() == channels
     });
@@ -189,12 +195,11 @@ pub(super) fn normalisation(record: Option<&Record>, dataset: &Dataset) -> Norma
 /// How training images were parted, as the user says or as the checkpoint does.
 pub(super) fn split(
     arguments: &SplitArguments,
-    record: Option<&Record>,
+    card: Option<&Card>,
     dataset: &Dataset,
 ) -> Result<Split, DataError> {
-    let recipe = record.map(|record| &record.recipe);
-    let fraction = recipe.map_or(VALIDATION_FRACTION, |recipe| recipe.validation_fraction);
-    let seed = recipe.map_or(VALIDATION_SEED, |recipe| recipe.validation_seed);
+    let fraction = card.map_or(VALIDATION_FRACTION, |card| card.validation_fraction);
+    let seed = card.map_or(VALIDATION_SEED, |card| card.validation_seed);
     Split::of(
         dataset.train.len(),
         arguments.validation.unwrap_or(fraction),
@@ -206,13 +211,13 @@ pub(super) fn split(
 fn chosen<'a>(
     arguments: &EvalArguments,
     dataset: &'a Dataset,
-    record: Option<&Record>,
+    card: Option<&Card>,
 ) -> anyhow::Result<Cow<'a, Samples>> {
     let images = &arguments.images;
     let (samples, mut indices) = match images.on {
         Part::Test => (&dataset.test, dataset.test.indices()),
         part => {
-            let split = split(&images.split, record, dataset)?;
+            let split = split(&images.split, card, dataset)?;
             let is_validation = part == Part::Validation;
             let indices = if is_validation {
                 split.validation

@@ -17,6 +17,7 @@ use sms_merge::merge::Certificate;
 use sms_merge::merge::CertificateError;
 use sms_merge::tensor::Digest;
 use sms_merge::train::Weights;
+use sms_merge::train::card::Card;
 use sms_merge::train::data::Assembler;
 use sms_merge::train::data::Dataset;
 use sms_merge::train::data::epoch_order;
@@ -28,7 +29,6 @@ use sms_merge::train::recalibrate::has_statistics;
 use sms_merge::train::recalibrate::recalibrate;
 use sms_merge::train::recalibrate::stored_statistics;
 use sms_merge::train::record::DataRecord;
-use sms_merge::train::record::Record;
 
 use crate::cli::SCHEMA;
 use crate::cli::args::recalibrate::RecalibrateArguments;
@@ -40,9 +40,9 @@ use crate::cli::exit::UsageError;
 use crate::cli::images::ImageBar;
 use crate::cli::learning::build_engine;
 use crate::cli::learning::build_model;
+use crate::cli::learning::card_of;
 use crate::cli::learning::open_checkpoint;
 use crate::cli::learning::open_data;
-use crate::cli::learning::record_of;
 use crate::cli::text;
 use crate::cli::text::Clean;
 use crate::cli::text::note;
@@ -111,15 +111,9 @@ pub(crate) fn run(
     };
     let target = Target::for_file(&arguments.output, existing)?;
     let checkpoint = open_checkpoint(&arguments.checkpoint)?;
-    let record = record_of(&checkpoint)?;
-    let dataset = open_data(&arguments.data, record.as_ref())?;
-    let observed = observe(
-        arguments,
-        &checkpoint,
-        record.as_ref(),
-        &dataset,
-        interrupted,
-    )?;
+    let card = card_of(&checkpoint)?;
+    let dataset = open_data(&arguments.data, card.as_ref())?;
+    let observed = observe(arguments, &checkpoint, card.as_ref(), &dataset, interrupted)?;
     let replaced = observed.as_ref().map(|observed| &observed.replaced);
     let mut warnings = Vec::new();
     let metadata = match &observed {
@@ -180,11 +174,11 @@ pub(crate) fn run(
 fn observe(
     arguments: &RecalibrateArguments,
     checkpoint: &Checkpoint,
-    record: Option<&Record>,
+    card: Option<&Card>,
     dataset: &Dataset,
     interrupted: &AtomicBool,
 ) -> anyhow::Result<Option<Observed>> {
-    let (graph, _) = build_model(&arguments.model, record, dataset)?;
+    let (graph, _) = build_model(&arguments.model, card, dataset)?;
     let weights = Weights::read(&graph, checkpoint)?;
     if !has_statistics(&graph) {
         return Ok(None);
@@ -193,7 +187,7 @@ fn observe(
     let mut engine: Box<dyn Engine> = build_engine(&arguments.engine, &graph, &weights, &masks)?;
     check_fit(engine.as_ref(), dataset.image(), dataset.classes())?;
     let images = &arguments.images;
-    let split = split(&images.split, record, dataset)?;
+    let split = split(&images.split, card, dataset)?;
     let mut order = epoch_order(images.seed, 0, &split.train);
     if let Some(asked) = images.images {
         if asked > order.len() {
@@ -210,7 +204,7 @@ fn observe(
         order.truncate(asked);
     }
     let bar = ImageBar::new(order.len() as u64, &arguments.report);
-    let normalisation = normalisation(record, dataset);
+    let normalisation = normalisation(card, dataset);
     let done = recalibrate(
         engine.as_mut(),
         &Assembler::new(&dataset.train, &normalisation),

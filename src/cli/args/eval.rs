@@ -52,9 +52,8 @@ Metrics:
 /// Measure how well checkpoints classify images, alone and as an ensemble
 ///
 /// A checkpoint that `sms-merge train` wrote, or a soup of such, says which model it is
-/// and on which data it was trained; for others, say it with --model and --data. Models
-/// with batch norm are recalibrated first, if they were averaged: see `sms-merge
-/// recalibrate`.
+/// and on which data it was trained; for others, say it with --model and --data. A soup
+/// of models with batch norm needs `sms-merge recalibrate` before.
 #[derive(Debug, Args)]
 #[command(after_help = EVAL_EXAMPLES)]
 #[command(after_long_help = format!("{EVAL_EXAMPLES}\n{EVAL_JSON}\n{EXIT_STATUS}"))]

@@ -116,7 +116,16 @@ impl Report<'_> {
     }
 
     pub(super) fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
+        let stale = self.subjects.iter().filter(|subject| subject.is_uncalibrated);
+        let mut warnings: Vec<String> = stale
+            .map(|subject| {
+                let path = shown(&subject.path);
+                format!(
+                    "the running statistics of `{path}` were averaged, which says little of it; \
+                     first `sms-merge recalibrate {path} -o OUTPUT`"
+                )
+            })
+            .collect();
         if self.subjects.len() > 1 && self.outcome.ensemble.is_none() {
             let text = "the checkpoints do not tell the same number of classes apart: no ensemble";
             warnings.push(text.to_owned());

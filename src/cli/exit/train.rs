@@ -9,6 +9,7 @@ use sms_merge::format::replace::ReplaceError;
 use sms_merge::graph::DescriptionError;
 use sms_merge::graph::models::ModelError;
 use sms_merge::train::WeightsError;
+use sms_merge::train::card::CardError;
 use sms_merge::train::data::DataError;
 use sms_merge::train::evaluate::EvaluateError;
 use sms_merge::train::masks::MaskError;
@@ -79,7 +80,7 @@ pub(super) fn exit_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
             _ => Exit::Incompatible,
         });
     }
-    if cause.is::<RecordError>() {
+    if cause.is::<RecordError>() || cause.is::<CardError>() {
         return Some(Exit::Incompatible);
     }
     let is_usage =
