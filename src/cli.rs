@@ -8,7 +8,11 @@ mod check;
 mod completions;
 #[cfg(feature = "train")]
 mod data;
+#[cfg(feature = "train")]
+mod eval;
 mod exit;
+#[cfg(feature = "train")]
+mod images;
 mod ingredients;
 mod inputs;
 mod inspect;
@@ -21,6 +25,8 @@ mod model;
 mod natural;
 mod plan;
 mod progress;
+#[cfg(feature = "train")]
+mod recalibrate;
 mod size;
 mod summary;
 mod text;
@@ -82,11 +88,15 @@ fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit>
         Command::Check(arguments) => check::run(arguments, interrupted),
         Command::Inspect(arguments) => inspect::run(arguments, interrupted),
         Command::Verify(arguments) => verify::run(arguments, interrupted),
+        Command::Model(arguments) => model::run(arguments, interrupted),
+        #[cfg(feature = "train")]
+        Command::Data(arguments) => data::run(arguments),
         #[cfg(feature = "train")]
         Command::Train(arguments) => train::run(arguments, interrupted),
         #[cfg(feature = "train")]
-        Command::Data(arguments) => data::run(arguments),
-        Command::Model(arguments) => model::run(arguments, interrupted),
+        Command::Eval(arguments) => eval::run(arguments, interrupted),
+        #[cfg(feature = "train")]
+        Command::Recalibrate(arguments) => recalibrate::run(arguments, interrupted),
         Command::Completions(arguments) => completions::run(arguments),
     }
 }

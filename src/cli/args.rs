@@ -8,8 +8,14 @@
 #[path = "args/data.rs"]
 mod data;
 #[cfg(feature = "train")]
+#[path = "args/eval.rs"]
+pub(crate) mod eval;
+#[cfg(feature = "train")]
 #[path = "args/learning.rs"]
 pub(crate) mod learning;
+#[cfg(feature = "train")]
+#[path = "args/recalibrate.rs"]
+pub(crate) mod recalibrate;
 #[cfg(feature = "train")]
 #[path = "args/train.rs"]
 pub(crate) mod train;
@@ -168,11 +174,15 @@ pub(crate) enum Command {
     Check(CheckArguments),
     Inspect(InspectArguments),
     Verify(VerifyArguments),
+    Model(ModelArguments),
+    #[cfg(feature = "train")]
+    Data(DataArguments),
     #[cfg(feature = "train")]
     Train(Box<train::TrainArguments>),
     #[cfg(feature = "train")]
-    Data(DataArguments),
-    Model(ModelArguments),
+    Eval(Box<eval::EvalArguments>),
+    #[cfg(feature = "train")]
+    Recalibrate(Box<recalibrate::RecalibrateArguments>),
     Completions(CompletionsArguments),
 }
 

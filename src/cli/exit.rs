@@ -165,10 +165,6 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
             if let Some(error) = cause.downcast_ref::<CertificateError>() {
                 return Some(of_certificate(error));
             }
-            #[cfg(feature = "train")]
-            if let Some(exit) = train::exit_of(cause) {
-                return Some(exit);
-            }
             if let Some(error) = cause.downcast_ref::<ArchitectureError>() {
                 return Some(error.exit());
             }
@@ -177,6 +173,10 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
             }
             if cause.is::<ForeignError>() {
                 return Some(Exit::Incompatible);
+            }
+            #[cfg(feature = "train")]
+            if let Some(exit) = train::exit_of(cause) {
+                return Some(exit);
             }
             let is_io =
                 cause.is::<SourceError>() || cause.is::<StdoutError>() || cause.is::<io::Error>();

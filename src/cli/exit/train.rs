@@ -3,18 +3,23 @@
 use std::error::Error;
 
 use sms_merge::checkpoint::CheckpointError;
+use sms_merge::checkpoint::RewriteError;
 use sms_merge::format::replace::Failure;
 use sms_merge::format::replace::ReplaceError;
 use sms_merge::graph::DescriptionError;
 use sms_merge::graph::models::ModelError;
 use sms_merge::train::WeightsError;
+use sms_merge::train::card::CardError;
 use sms_merge::train::data::DataError;
+use sms_merge::train::evaluate::EvaluateError;
 use sms_merge::train::masks::MaskError;
+use sms_merge::train::recalibrate::RecalibrateError;
 use sms_merge::train::recipe::RecipeError;
 use sms_merge::train::record::RecordError;
 use sms_merge::train::state::StateError;
 use sms_merge::train::trainer::FitError;
 
+use crate::cli::eval::Stopped;
 use crate::cli::exit::Exit;
 use crate::cli::train::Interrupted;
 use crate::cli::train::LogError;
@@ -22,8 +27,23 @@ use crate::cli::train::LogError;
 /// The status that an error of the trainer ends the run with, if `cause` is one that
 /// tells.
 pub(super) fn exit_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
-    if cause.is::<Interrupted>() {
+    if cause.is::<Interrupted>() || cause.is::<Stopped>() {
         return Some(Exit::Interrupted);
+    }
+    if let Some(error) = cause.downcast_ref::<EvaluateError>() {
+        return Some(match error {
+            EvaluateError::Image { .. } | EvaluateError::Classes { .. } => Exit::Incompatible,
+            EvaluateError::NonFinite { .. } | EvaluateError::Engine(_) => Exit::Failed,
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<RecalibrateError>() {
+        return Some(match error {
+            RecalibrateError::NoBatch { .. } => Exit::Usage,
+            RecalibrateError::Value { .. } | RecalibrateError::Engine { .. } => Exit::Failed,
+        });
+    }
+    if let Some(RewriteError::Output(error)) = cause.downcast_ref() {
+        return Some(of_replace(error));
     }
     if let Some(error) = cause.downcast_ref::<FitError>() {
         return of_fit(error);
@@ -60,7 +80,7 @@ pub(super) fn exit_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
             _ => Exit::Incompatible,
         });
     }
-    if cause.is::<RecordError>() {
+    if cause.is::<RecordError>() || cause.is::<CardError>() {
         return Some(Exit::Incompatible);
     }
     let is_usage =
