@@ -6,13 +6,15 @@
 
 #[cfg(feature = "train")]
 #[path = "args/data.rs"]
-mod data;
+pub(crate) mod data;
 #[cfg(feature = "train")]
 #[path = "args/eval.rs"]
 pub(crate) mod eval;
 #[cfg(feature = "train")]
 #[path = "args/learning.rs"]
 pub(crate) mod learning;
+#[path = "args/model.rs"]
+pub(crate) mod model;
 #[cfg(feature = "train")]
 #[path = "args/recalibrate.rs"]
 pub(crate) mod recalibrate;
@@ -30,14 +32,6 @@ use clap::ValueEnum;
 use clap::ValueHint;
 
 use super::size::parse_size;
-
-#[cfg(feature = "train")]
-pub(crate) use data::DataArguments;
-#[path = "args/model.rs"]
-mod model;
-
-pub(crate) use model::ModelArguments;
-pub(crate) use model::Notation;
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -174,9 +168,9 @@ pub(crate) enum Command {
     Check(CheckArguments),
     Inspect(InspectArguments),
     Verify(VerifyArguments),
-    Model(ModelArguments),
+    Model(model::ModelArguments),
     #[cfg(feature = "train")]
-    Data(DataArguments),
+    Data(data::DataArguments),
     #[cfg(feature = "train")]
     Train(Box<train::TrainArguments>),
     #[cfg(feature = "train")]

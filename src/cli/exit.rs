@@ -360,7 +360,7 @@ mod tests {
         let not_text = ArchitectureError::NotText {
             path: PathBuf::from("a.toml"),
         };
-        check(not_text.into(), Exit::Incompatible);
+        check(not_text.into(), Exit::Usage);
         check(anyhow::anyhow!("something else"), Exit::Failed);
     }
 
