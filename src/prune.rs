@@ -65,3 +65,6 @@ pub use target::Target;
 /// its digests 32 bytes per 65,536 elements, and `channels` 9 bytes per channel.
 /// `benches/prune.rs` measures it.
 pub const MOST_MEMORY: u64 = 96 << 20;
+
+#[cfg(test)]
+mod tests;
