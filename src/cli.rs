@@ -9,12 +9,14 @@ mod exit;
 mod ingredients;
 mod inputs;
 mod inspect;
+mod mask;
 mod masks;
 mod merge;
 mod metrics;
 mod natural;
 mod plan;
 mod progress;
+mod prune;
 mod size;
 mod summary;
 mod text;
@@ -74,6 +76,8 @@ fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit>
         Command::Check(arguments) => check::run(arguments, interrupted),
         Command::Inspect(arguments) => inspect::run(arguments, interrupted),
         Command::Verify(arguments) => verify::run(arguments, interrupted),
+        Command::Prune(arguments) => prune::run(arguments, interrupted),
+        Command::Mask(arguments) => mask::run(arguments, interrupted),
         Command::Completions(arguments) => completions::run(arguments),
     }
 }

@@ -4,6 +4,11 @@
 //! Names only clap, the library's vocabulary and [`parse_size`], so that the test of
 //! the man pages can include this file.
 
+#[path = "args/mask.rs"]
+mod mask;
+#[path = "args/prune.rs"]
+mod prune;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -14,6 +19,13 @@ use clap::ValueEnum;
 use clap::ValueHint;
 
 use super::size::parse_size;
+
+pub(crate) use mask::MaskCommand;
+pub(crate) use mask::MaskCommandArguments;
+pub(crate) use mask::MaskCommonArguments;
+pub(crate) use prune::DistributionChoice;
+pub(crate) use prune::PatternChoice;
+pub(crate) use prune::PruneArguments;
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -150,6 +162,8 @@ pub(crate) enum Command {
     Check(CheckArguments),
     Inspect(InspectArguments),
     Verify(VerifyArguments),
+    Prune(Box<PruneArguments>),
+    Mask(MaskCommandArguments),
     Completions(CompletionsArguments),
 }
 

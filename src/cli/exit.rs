@@ -13,6 +13,7 @@ use sms_merge::connectivity::Mismatch;
 use sms_merge::format::replace::Failure;
 use sms_merge::merge::CertificateError;
 use sms_merge::merge::MergeError;
+use sms_merge::prune::PruneError;
 use thiserror::Error;
 
 use crate::cli::ingredients::ChoiceError;
@@ -147,6 +148,9 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
             if let Some(error) = cause.downcast_ref::<MergeError>() {
                 return Some(of_merge(error));
             }
+            if let Some(error) = cause.downcast_ref::<PruneError>() {
+                return Some(of_prune(error));
+            }
             if let Some(error) = cause.downcast_ref::<OutputError>() {
                 return Some(of_output(error));
             }
@@ -203,6 +207,21 @@ fn of_merge(error: &MergeError) -> Exit {
         MergeError::Output(error) => of_output(error),
         MergeError::Interrupted => Exit::Interrupted,
         _ => Exit::Failed,
+    }
+}
+
+fn of_prune(error: &PruneError) -> Exit {
+    match error {
+        PruneError::Ingredients(error) => of_ingredients(error),
+        PruneError::Source(_) => Exit::Io,
+        PruneError::Output(error) => of_output(error),
+        PruneError::Fraction { .. }
+        | PruneError::Phase { .. }
+        | PruneError::UnusedPattern { .. }
+        | PruneError::Pattern { .. } => Exit::Usage,
+        PruneError::Interrupted => Exit::Interrupted,
+        PruneError::Layout(_) | PruneError::Kernel(_) => Exit::Failed,
+        _ => Exit::Incompatible,
     }
 }
 
