@@ -17,6 +17,7 @@ mod natural;
 mod plan;
 mod progress;
 mod prune;
+mod pruned;
 mod size;
 mod summary;
 mod text;

@@ -5,9 +5,9 @@
 //! the man pages can include this file.
 
 #[path = "args/mask.rs"]
-mod mask;
+pub(crate) mod mask;
 #[path = "args/prune.rs"]
-mod prune;
+pub(crate) mod prune;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -20,12 +20,8 @@ use clap::ValueHint;
 
 use super::size::parse_size;
 
-pub(crate) use mask::MaskCommand;
-pub(crate) use mask::MaskCommandArguments;
-pub(crate) use mask::MaskCommonArguments;
-pub(crate) use prune::DistributionChoice;
-pub(crate) use prune::PatternChoice;
-pub(crate) use prune::PruneArguments;
+use mask::MaskCommandArguments;
+use prune::PruneArguments;
 
 const EXIT_STATUS: &str = "\
 Exit status:
