@@ -121,6 +121,11 @@ fn every_command_has_a_page_that_says_how_it_ends() {
         "-check",
         "-inspect",
         "-verify",
+        "-prune",
+        "-mask",
+        "-mask-diff",
+        "-mask-union",
+        "-mask-intersect",
         "-completions",
     ] {
         assert!(

@@ -40,6 +40,8 @@ JSON output:
 /// more dimensions of which they are more than 0.1 %. What is masked in one input and
 /// dense in another counts as retained there.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+#[command(after_long_help = format!("{EXAMPLES}\n{EXIT_STATUS}"))]
 pub(crate) struct MaskCommandArguments {
     #[command(subcommand)]
     pub(crate) command: MaskCommand,
