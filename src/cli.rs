@@ -18,6 +18,7 @@ mod inputs;
 mod inspect;
 #[cfg(feature = "train")]
 mod learning;
+mod mask;
 mod masks;
 mod merge;
 mod metrics;
@@ -25,6 +26,8 @@ mod model;
 mod natural;
 mod plan;
 mod progress;
+mod prune;
+mod pruned;
 #[cfg(feature = "train")]
 mod recalibrate;
 mod size;
@@ -97,6 +100,8 @@ fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit>
         Command::Eval(arguments) => eval::run(arguments, interrupted),
         #[cfg(feature = "train")]
         Command::Recalibrate(arguments) => recalibrate::run(arguments, interrupted),
+        Command::Prune(arguments) => prune::run(arguments, interrupted),
+        Command::Mask(arguments) => mask::run(arguments, interrupted),
         Command::Completions(arguments) => completions::run(arguments),
     }
 }

@@ -132,6 +132,11 @@ fn every_command_has_a_page_that_says_how_it_ends() {
         "-train",
         "-data",
         "-model",
+        "-prune",
+        "-mask",
+        "-mask-diff",
+        "-mask-union",
+        "-mask-intersect",
         "-completions",
     ] {
         assert!(

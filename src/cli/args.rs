@@ -13,8 +13,12 @@ pub(crate) mod eval;
 #[cfg(feature = "train")]
 #[path = "args/learning.rs"]
 pub(crate) mod learning;
+#[path = "args/mask.rs"]
+pub(crate) mod mask;
 #[path = "args/model.rs"]
 pub(crate) mod model;
+#[path = "args/prune.rs"]
+pub(crate) mod prune;
 #[cfg(feature = "train")]
 #[path = "args/recalibrate.rs"]
 pub(crate) mod recalibrate;
@@ -32,6 +36,9 @@ use clap::ValueEnum;
 use clap::ValueHint;
 
 use super::size::parse_size;
+
+use mask::MaskCommandArguments;
+use prune::PruneArguments;
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -177,6 +184,8 @@ pub(crate) enum Command {
     Eval(Box<eval::EvalArguments>),
     #[cfg(feature = "train")]
     Recalibrate(Box<recalibrate::RecalibrateArguments>),
+    Prune(Box<PruneArguments>),
+    Mask(MaskCommandArguments),
     Completions(CompletionsArguments),
 }
 
