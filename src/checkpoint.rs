@@ -9,6 +9,7 @@ mod ingredients;
 pub mod map;
 mod observer;
 mod output;
+mod rewrite;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -34,6 +35,7 @@ use crate::tensor::Dtype;
 use crate::tensor::Shape;
 
 pub use content::CERTIFICATE_KEY;
+pub use content::RECALIBRATION_KEY;
 pub(crate) use content::checkpoint_digest;
 pub use convention::Convention;
 pub use convention::MaskLayout;
@@ -50,6 +52,8 @@ pub use output::OutputError;
 pub use output::Sidecars;
 pub(crate) use output::StagedOutput;
 pub use output::refuse_named_input;
+pub use rewrite::RewriteError;
+pub use rewrite::rewrite;
 
 /// Name that readers look for when given a directory of shards.
 pub const INDEX_NAME: &str = "model.safetensors.index.json";

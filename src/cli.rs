@@ -8,12 +8,17 @@ mod check;
 mod completions;
 #[cfg(feature = "train")]
 mod data;
+#[cfg(feature = "train")]
+mod eval;
 mod exit;
+#[cfg(feature = "train")]
+mod images;
 mod ingredients;
 mod inputs;
 mod inspect;
 #[cfg(feature = "train")]
 mod learning;
+mod mask;
 mod masks;
 mod merge;
 mod metrics;
@@ -21,6 +26,10 @@ mod model;
 mod natural;
 mod plan;
 mod progress;
+mod prune;
+mod pruned;
+#[cfg(feature = "train")]
+mod recalibrate;
 mod size;
 mod summary;
 mod text;
@@ -82,11 +91,17 @@ fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit>
         Command::Check(arguments) => check::run(arguments, interrupted),
         Command::Inspect(arguments) => inspect::run(arguments, interrupted),
         Command::Verify(arguments) => verify::run(arguments, interrupted),
+        Command::Prune(arguments) => prune::run(arguments, interrupted),
+        Command::Mask(arguments) => mask::run(arguments, interrupted),
         Command::Model(arguments) => model::run(arguments, interrupted),
         #[cfg(feature = "train")]
         Command::Data(arguments) => data::run(arguments),
         #[cfg(feature = "train")]
         Command::Train(arguments) => train::run(arguments, interrupted),
+        #[cfg(feature = "train")]
+        Command::Eval(arguments) => eval::run(arguments, interrupted),
+        #[cfg(feature = "train")]
+        Command::Recalibrate(arguments) => recalibrate::run(arguments, interrupted),
         Command::Completions(arguments) => completions::run(arguments),
     }
 }

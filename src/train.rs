@@ -3,12 +3,15 @@
 
 pub mod average;
 pub mod candle;
+pub mod card;
 pub mod data;
 pub mod engine;
+pub mod evaluate;
 mod loss;
 pub mod masks;
 pub mod native;
 mod optimizer;
+pub mod recalibrate;
 pub mod recipe;
 pub mod record;
 pub mod schedule;

@@ -504,7 +504,8 @@ fn check_errors(make: Make<'_>) {
         pixels: &[],
         samples: 0,
     };
-    assert!(engine.predict(empty).unwrap().is_empty());
+    let error = engine.predict(empty).unwrap_err();
+    assert!(matches!(error, EngineError::Batch { samples: 0, .. }));
 }
 
 /// What is not a number reaches the loss, and pruned weights stay zero all the same.

@@ -8,6 +8,11 @@ use crate::tensor::Shape;
 /// Key of a soup's certificate in `__metadata__`; its value is one JSON object.
 pub const CERTIFICATE_KEY: &str = "sms_merge";
 
+/// Key in `__metadata__` of how batch norm's statistics were estimated again; its value
+/// is one JSON object. What makes another checkpoint of it drops it: it is not true of
+/// that one.
+pub const RECALIBRATION_KEY: &str = "sms_recalibration";
+
 /// Digest of a checkpoint's content, however it is cut into files: of the name,
 /// element type, rank, dimensions and content digest of each tensor, sorted by name.
 pub(crate) fn checkpoint_digest<'t>(

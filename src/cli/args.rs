@@ -8,10 +8,20 @@
 #[path = "args/data.rs"]
 pub(crate) mod data;
 #[cfg(feature = "train")]
+#[path = "args/eval.rs"]
+pub(crate) mod eval;
+#[cfg(feature = "train")]
 #[path = "args/learning.rs"]
 pub(crate) mod learning;
+#[path = "args/mask.rs"]
+pub(crate) mod mask;
 #[path = "args/model.rs"]
 pub(crate) mod model;
+#[path = "args/prune.rs"]
+pub(crate) mod prune;
+#[cfg(feature = "train")]
+#[path = "args/recalibrate.rs"]
+pub(crate) mod recalibrate;
 #[cfg(feature = "train")]
 #[path = "args/train.rs"]
 pub(crate) mod train;
@@ -26,6 +36,9 @@ use clap::ValueEnum;
 use clap::ValueHint;
 
 use super::size::parse_size;
+
+use mask::MaskCommandArguments;
+use prune::PruneArguments;
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -162,11 +175,17 @@ pub(crate) enum Command {
     Check(CheckArguments),
     Inspect(InspectArguments),
     Verify(VerifyArguments),
+    Prune(Box<PruneArguments>),
+    Mask(MaskCommandArguments),
     Model(model::ModelArguments),
     #[cfg(feature = "train")]
     Data(data::DataArguments),
     #[cfg(feature = "train")]
     Train(Box<train::TrainArguments>),
+    #[cfg(feature = "train")]
+    Eval(Box<eval::EvalArguments>),
+    #[cfg(feature = "train")]
+    Recalibrate(Box<recalibrate::RecalibrateArguments>),
     Completions(CompletionsArguments),
 }
 

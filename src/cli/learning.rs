@@ -13,6 +13,7 @@ use sms_merge::graph::models::ModelSpec;
 use sms_merge::merge::default_threads;
 use sms_merge::train::Weights;
 use sms_merge::train::candle::CandleEngine;
+use sms_merge::train::card::Card;
 use sms_merge::train::data;
 use sms_merge::train::data::DataSpec;
 use sms_merge::train::data::Dataset;
@@ -42,24 +43,25 @@ pub(crate) fn record_of(checkpoint: &Checkpoint) -> anyhow::Result<Option<Record
     record.with_context(|| format!("`{}` cannot be understood", shown(checkpoint.path())))
 }
 
+/// What a checkpoint says of its network and its images, if it says so.
+pub(crate) fn card_of(checkpoint: &Checkpoint) -> anyhow::Result<Option<Card>> {
+    let card = Card::of(&checkpoint.metadata());
+    card.with_context(|| format!("`{}` cannot be understood", shown(checkpoint.path())))
+}
+
 /// Reads the data set that is asked for, or that a checkpoint was trained on, or the
 /// digits.
-pub(crate) fn open_data(
-    arguments: &DataArguments,
-    record: Option<&Record>,
-) -> anyhow::Result<Dataset> {
-    let name = match (&arguments.data, record) {
+pub(crate) fn open_data(arguments: &DataArguments, card: Option<&Card>) -> anyhow::Result<Dataset> {
+    let name = match (&arguments.data, card) {
         (Some(name), _) => name.clone(),
         (None, None) => DataSpec::default().name,
-        (None, Some(record)) if Known::from_name(&record.data.name).is_some() => {
-            record.data.name.clone()
-        }
-        (None, Some(record)) => {
+        (None, Some(card)) if Known::from_name(&card.data.name).is_some() => card.data.name.clone(),
+        (None, Some(card)) => {
             return Err(UsageError {
                 message: format!(
                     "the checkpoint was trained on `{}`, which is not known by name; say where it \
                      is",
-                    shown(Path::new(&record.data.name))
+                    shown(Path::new(&card.data.name))
                 ),
                 next: Some("add `--data PATH`".to_owned()),
             }
@@ -77,7 +79,7 @@ pub(crate) fn open_data(
 /// data; and how to build it again.
 pub(crate) fn build_model(
     arguments: &ModelArguments,
-    record: Option<&Record>,
+    card: Option<&Card>,
     dataset: &Dataset,
 ) -> anyhow::Result<(Graph, ModelRecord)> {
     let (input, classes) = (dataset.image(), dataset.classes());
@@ -96,9 +98,9 @@ pub(crate) fn build_model(
         built.description = Some(Description::of(&graph).to_text(Syntax::Json));
     } else if let Some(name) = &arguments.model {
         built.name.clone_from(name);
-    } else if let Some(record) = record {
+    } else if let Some(card) = card {
         let options = std::mem::take(&mut built.options);
-        built = record.model.clone();
+        built = card.model.clone();
         built.options.extend(options);
     } else {
         suited_model(dataset).clone_into(&mut built.name);

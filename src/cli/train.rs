@@ -19,6 +19,7 @@ use sms_merge::format::replace::Target;
 use sms_merge::graph::Graph;
 use sms_merge::train::Loss;
 use sms_merge::train::Weights;
+use sms_merge::train::card::metadata;
 use sms_merge::train::data::Assembler;
 use sms_merge::train::data::Dataset;
 use sms_merge::train::engine::Engine;
@@ -27,7 +28,6 @@ use sms_merge::train::masks::masks_of_zeros;
 use sms_merge::train::masks::read_masks;
 use sms_merge::train::record::DataRecord;
 use sms_merge::train::record::FORMAT_VERSION;
-use sms_merge::train::record::RECORD_KEY;
 use sms_merge::train::record::Record;
 use sms_merge::train::record::StartRecord;
 use sms_merge::train::state::read_state;
@@ -43,6 +43,7 @@ use crate::cli::exit::Exit;
 use crate::cli::exit::UsageError;
 use crate::cli::learning::build_engine;
 use crate::cli::learning::build_model;
+use crate::cli::learning::card_of;
 use crate::cli::learning::engine_name;
 use crate::cli::learning::open_checkpoint;
 use crate::cli::learning::open_data;
@@ -134,8 +135,7 @@ pub(crate) fn run(arguments: &TrainArguments, interrupted: &AtomicBool) -> anyho
             .into());
         }
     };
-    let metadata = [(RECORD_KEY.to_owned(), record.to_text())].into();
-    outcome.write(&graph, &metadata, &output, durability)?;
+    outcome.write(&graph, &metadata(&record), &output, durability)?;
     let is_own_state = matches!(&arguments.saving.resume, Some(None));
     if watcher.has_saved || is_own_state {
         // The outcome is in place, so nothing is lost with the state, nor if it stays.
@@ -170,8 +170,9 @@ impl Training {
         let start = &arguments.start;
         let init = start.init.as_deref().map(open_checkpoint).transpose()?;
         let before = init.as_ref().map(record_of).transpose()?.flatten();
-        let dataset = open_data(&arguments.data, before.as_ref())?;
-        let (graph, model) = build_model(&arguments.model, before.as_ref(), &dataset)?;
+        let card = init.as_ref().map(card_of).transpose()?.flatten();
+        let dataset = open_data(&arguments.data, card.as_ref())?;
+        let (graph, model) = build_model(&arguments.model, card.as_ref(), &dataset)?;
         let weights = match &init {
             Some(init) => Weights::read(&graph, init)?,
             None => Weights::initial(&graph, start.seed),

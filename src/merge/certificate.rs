@@ -1,14 +1,9 @@
 //! What a soup says about itself: how it came about, and the digests that prove it.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io;
-use std::io::Read;
-use std::path::Path;
 
 use serde::Deserialize;
 use serde::Serialize;
-use sha2::Digest as _;
 use thiserror::Error;
 
 use crate::checkpoint::CERTIFICATE_KEY;
@@ -17,6 +12,7 @@ use crate::checkpoint::MaskLayout;
 use crate::connectivity::MismatchPolicy;
 use crate::connectivity::NamePatterns;
 use crate::kernel::Normalization;
+use crate::merge::file_digest::FileDigest;
 use crate::merge::options::IntegerPolicy;
 use crate::merge::options::MergeOptions;
 use crate::merge::options::Method;
@@ -56,6 +52,10 @@ pub struct Certificate {
     pub retained: u64,
     /// Each stored tensor, by name.
     pub tensors: BTreeMap<String, TensorRecord>,
+    /// Names of the batch-norm statistics that were estimated again after the merge: not
+    /// what the ingredients give.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recalibrated: Vec<String>,
 }
 
 /// How a soup came about: its own, or that of an ingredient that is itself a soup.
@@ -86,15 +86,6 @@ pub struct IngredientRecord {
     /// How it came about, if it is a soup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub soup: Option<Box<SoupRecord>>,
-}
-
-/// Cryptographic digest of a whole file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileDigest {
-    /// Name of the file.
-    pub name: String,
-    /// SHA-256 of its bytes in hexadecimal, as `sha256sum` prints it.
-    pub sha256: String,
 }
 
 /// The options that decided a soup's bytes.
@@ -227,6 +218,7 @@ impl Certificate {
             prunable,
             retained,
             tensors,
+            recalibrated: Vec::new(),
         }
     }
 
@@ -244,6 +236,8 @@ impl Certificate {
             prunable: u64,
             retained: u64,
             tensors: T,
+            #[serde(skip_serializing_if = "<[String]>::is_empty")]
+            recalibrated: &'a [String],
         }
 
         struct Picked<'a, F>(&'a BTreeMap<String, TensorRecord>, F);
@@ -263,6 +257,7 @@ impl Certificate {
             prunable: self.prunable,
             retained: self.retained,
             tensors: Picked(&self.tensors, holds),
+            recalibrated: &self.recalibrated,
         };
         serde_json::to_string(&part)
             .expect("strings, numbers and maps with string keys have a JSON form")
@@ -372,25 +367,4 @@ impl RecordedOptions {
         options.allow_non_finite = self.allow_non_finite;
         options.layout = self.layout;
     }
-}
-
-/// SHA-256 of a whole file, in hexadecimal.
-///
-/// # Errors
-/// What the system says of opening or reading it.
-pub fn sha256(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hasher = sha2::Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            n => hasher.update(&buffer[..n]),
-        }
-    }
-    Ok(hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
 }

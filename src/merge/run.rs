@@ -7,6 +7,7 @@ use crate::checkpoint::CERTIFICATE_KEY;
 use crate::checkpoint::Destination;
 use crate::checkpoint::Ingredients;
 use crate::checkpoint::Observer;
+use crate::checkpoint::RECALIBRATION_KEY;
 use crate::checkpoint::Sidecars;
 use crate::checkpoint::StagedOutput;
 use crate::connectivity::Connectivity;
@@ -15,9 +16,9 @@ use crate::connectivity::MismatchPolicy;
 use crate::connectivity::TensorMask;
 use crate::merge::MergeError;
 use crate::merge::certificate::Certificate;
-use crate::merge::certificate::FileDigest;
 use crate::merge::distance::Distances;
 use crate::merge::draft::Draft;
+use crate::merge::file_digest::FileDigest;
 use crate::merge::job::Job;
 use crate::merge::ledger::Outcome;
 use crate::merge::options::MergeOptions;
@@ -217,7 +218,8 @@ fn carried_metadata(ingredients: &Ingredients) -> (BTreeMap<String, String>, Vec
         .collect();
     let mut carried = BTreeMap::new();
     let mut dropped = Vec::new();
-    for key in keys.into_iter().filter(|&key| key != CERTIFICATE_KEY) {
+    let is_own = |key: &str| key == CERTIFICATE_KEY || key == RECALIBRATION_KEY;
+    for key in keys.into_iter().filter(|&key| !is_own(key)) {
         match all[0].get(key) {
             Some(value) if all.iter().all(|metadata| metadata.get(key) == Some(value)) => {
                 carried.insert(key.to_owned(), (*value).to_owned());

@@ -27,6 +27,8 @@ pub(super) enum Sink<'a> {
 /// A soup that exists, and where it first differs.
 pub(super) struct Comparison<'a> {
     pub(super) soup: &'a Checkpoint,
+    /// Names of tensors that may differ.
+    pub(super) except: &'a [String],
     /// Shard and offset of the first difference in the plan's order, with the
     /// tensor's name and the element's index.
     pub(super) first: Mutex<Option<((usize, u64), String, u64)>>,
@@ -87,6 +89,9 @@ impl Comparison<'_> {
         let Some(index) = self.soup.find(&slot.name) else {
             return Ok(());
         };
+        if self.except.contains(&slot.name) {
+            return Ok(());
+        }
         let found = self.soup.read(
             &self.soup.tensors()[index],
             range.begin,

@@ -8,7 +8,6 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::DtypeRule;
 use crate::checkpoint::Ingredients;
 use crate::checkpoint::Observer;
-use crate::checkpoint::checkpoint_digest;
 use crate::connectivity::whole_mask_digest;
 use crate::format::safetensors::TensorInfo;
 use crate::kernel::Normalization;
@@ -19,6 +18,8 @@ use crate::merge::difference::Difference;
 use crate::merge::job::Job;
 use crate::merge::options::MergeOptions;
 use crate::merge::plan::MergePlan;
+use crate::merge::recalibrated::content_digest;
+use crate::merge::recalibrated::is_statistic;
 use crate::merge::run::prove;
 use crate::merge::run::recertify;
 use crate::merge::run::resolve_plan;
@@ -88,12 +89,18 @@ pub fn recompute(
     if !differences.is_empty() {
         return Ok(differences);
     }
+    let recalibrated = &certificate.recalibrated;
+    if !recalibrated.iter().all(|name| is_statistic(name)) {
+        return unfit("the list of statistics that were estimated again");
+    }
     let comparison = Comparison {
         soup,
+        except: recalibrated,
         first: Mutex::new(None),
     };
     let job = Job::new(&ingredients, &plan, &options, Sink::Compare(comparison));
     let outcome = job.run(observer)?;
+    differences.extend(changed_statistics(soup, certificate)?);
     soup.check_unchanged()?;
     if let Sink::Compare(comparison) = job.sink
         && let Some((_, tensor, index)) = comparison
@@ -137,8 +144,38 @@ pub fn recompute(
     }
     if differences.is_empty() {
         let proof = prove(&outcome, &ingredients, &options).map_err(MergeError::Connectivity)?;
-        let found = recertify(&ingredients, &options, &plan, (&outcome, &proof));
+        let mut found = recertify(&ingredients, &options, &plan, (&outcome, &proof));
+        for name in recalibrated {
+            // Held against the file above: the ingredients do not tell.
+            if let Some(record) = certificate.tensors.get(name) {
+                found.tensors.insert(name.clone(), record.clone());
+            }
+        }
+        found.content = found.content_of(soup);
         differences.extend(false_records(certificate, &found));
+    }
+    Ok(differences)
+}
+
+/// Statistics that were estimated again and are not what was certified then.
+fn changed_statistics(
+    soup: &Checkpoint,
+    certificate: &Certificate,
+) -> Result<Vec<Difference>, MergeError> {
+    let mut scratch = Vec::new();
+    let mut differences = Vec::new();
+    for name in &certificate.recalibrated {
+        let Some(tensor) = soup.find(name).map(|idx| &soup.tensors()[idx]) else {
+            continue;
+        };
+        let bytes = soup.read(tensor, 0, tensor.shape.numel(), &mut scratch)?;
+        let found = content_digest(bytes, &tensor.shape, tensor.dtype.bits());
+        let record = certificate.tensors.get(name);
+        if record.is_none_or(|record| record.content != found) {
+            differences.push(Difference::Content {
+                tensor: name.clone(),
+            });
+        }
     }
     Ok(differences)
 }
@@ -304,21 +341,12 @@ pub fn self_check(
     differences.extend(missing.map(|tensor| Difference::Missing {
         tensor: tensor.clone(),
     }));
-    let recorded = certificate.tensors.iter().filter_map(|(name, record)| {
-        let tensor = &soup.tensors()[soup.find(name)?];
-        Some((
-            tensor.name.as_str(),
-            tensor.dtype,
-            &tensor.shape,
-            record.content,
-        ))
-    });
     if whole_mask_digest(masks.into_iter()) != certificate.soup.mask {
         differences.push(Difference::Certificate {
             what: "the digest of the mask",
         });
     }
-    if checkpoint_digest(recorded) != certificate.content {
+    if certificate.content_of(soup) != certificate.content {
         differences.push(Difference::Certificate {
             what: "the digest of the content",
         });

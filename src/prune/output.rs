@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use crate::checkpoint::CERTIFICATE_KEY;
 use crate::checkpoint::Convention;
 use crate::checkpoint::MaskLayout;
+use crate::checkpoint::RECALIBRATION_KEY;
 use crate::format::safetensors::Entry;
 use crate::format::safetensors::Layout;
 use crate::format::safetensors::LayoutError;
@@ -187,7 +188,7 @@ impl Placed {
 pub(super) fn carried_metadata(subject: &Subject) -> BTreeMap<String, String> {
     let all = subject.checkpoint().metadata().into_iter();
     let mut carried: BTreeMap<String, String> = all
-        .filter(|&(key, _)| key != CERTIFICATE_KEY && key != PRUNING_KEY)
+        .filter(|&(key, _)| ![CERTIFICATE_KEY, PRUNING_KEY, RECALIBRATION_KEY].contains(&key))
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect();
     // transformers refuses a file that does not say which framework it is for.

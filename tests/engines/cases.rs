@@ -10,14 +10,14 @@ use sms_merge::graph::NodeIdx;
 use sms_merge::graph::Window;
 
 /// Share of a new batch in the running statistics of all cases.
-pub const MOMENTUM: f64 = 0.3;
+pub(crate) const MOMENTUM: f64 = 0.3;
 
 /// A network and the sizes of batches that it is tried with.
-pub struct Case {
-    pub graph: Graph,
-    pub samples: &'static [usize],
+pub(crate) struct Case {
+    pub(crate) graph: Graph,
+    pub(crate) samples: &'static [usize],
     /// Whether optimisers are tried on it; they do not know of operations.
-    pub is_updated: bool,
+    pub(crate) is_updated: bool,
 }
 
 /// Few samples, and a number that is a multiple of no vector.
@@ -109,7 +109,7 @@ fn batch_norm() -> BatchNorm {
 }
 
 /// Every operation, on its own behind a 1x1 convolution, and some together.
-pub fn all() -> Vec<Case> {
+pub(crate) fn all() -> Vec<Case> {
     let square = [[3; 2], [1; 2], [1; 2]];
     let mut cases = vec![
         convolution("conv 3x3", [6, 7], (square[0], square[1], square[2])),
@@ -210,7 +210,7 @@ fn block() -> Case {
 }
 
 /// Batch norm of vectors: one value per channel and sample.
-pub fn vector_batch_norm() -> Graph {
+pub(crate) fn vector_batch_norm() -> Graph {
     let case = case("batch norm of vectors", features(4, 1, 1), |builder| {
         let input = builder.input();
         let hidden = builder.linear("hidden", input, Linear::new(6)).unwrap();
@@ -220,7 +220,7 @@ pub fn vector_batch_norm() -> Graph {
 }
 
 /// One number, three hidden units with ReLU, two logits without bias.
-pub fn relu_alone() -> Graph {
+pub(crate) fn relu_alone() -> Graph {
     let mut builder = Builder::new("relu", Features::vector(1)).unwrap();
     let input = builder.input();
     let hidden = builder.linear("hidden", input, Linear::new(3)).unwrap();
@@ -234,7 +234,7 @@ pub fn relu_alone() -> Graph {
 }
 
 /// Two maps of 2x2, added with weights, their maximum, two logits without bias.
-pub fn pool_alone() -> Graph {
+pub(crate) fn pool_alone() -> Graph {
     let mut builder = Builder::new("pool", features(2, 2, 2)).unwrap();
     let input = builder.input();
     let layer = Conv2d {

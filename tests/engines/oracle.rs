@@ -15,7 +15,7 @@ const STEP: f64 = 1e-5;
 
 /// What a pass is for.
 #[derive(Clone, Copy)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// Running statistics, no dropout.
     Predict,
     /// Statistics of the batch, no dropout.
@@ -25,12 +25,12 @@ pub enum Mode {
 }
 
 /// What a batch norm saw of a batch: the statistic's parameter and its value.
-pub type Statistic = (ParameterIdx, Vec<f64>);
+pub(crate) type Statistic = (ParameterIdx, Vec<f64>);
 
 /// A network in `f64`.
-pub struct Oracle<'a> {
-    pub graph: &'a Graph,
-    pub values: Vec<Vec<f64>>,
+pub(crate) struct Oracle<'a> {
+    pub(crate) graph: &'a Graph,
+    pub(crate) values: Vec<Vec<f64>>,
 }
 
 /// A batch of maps, row-major (samples, channels, height, width).
@@ -52,7 +52,7 @@ impl Maps {
 }
 
 impl<'a> Oracle<'a> {
-    pub fn new(graph: &'a Graph, weights: &Weights) -> Self {
+    pub(crate) fn new(graph: &'a Graph, weights: &Weights) -> Self {
         let widen = |values: &Vec<f32>| values.iter().map(|&value| f64::from(value)).collect();
         Self {
             graph,
@@ -62,7 +62,7 @@ impl<'a> Oracle<'a> {
 
     /// Logits, row-major (samples, classes), and what the batch norms saw: means and
     /// unbiased variances.
-    pub fn forward(
+    pub(crate) fn forward(
         &self,
         pixels: &[f64],
         samples: usize,
@@ -238,7 +238,7 @@ impl<'a> Oracle<'a> {
     }
 
     /// Mean cross-entropy of a batch with smoothed labels.
-    pub fn loss(
+    pub(crate) fn loss(
         &self,
         pixels: &[f64],
         labels: &[u32],
@@ -266,7 +266,7 @@ impl<'a> Oracle<'a> {
 
     /// Slopes of the loss along one coordinate: by a wide and by a narrow difference.
     /// They disagree where a step passes a kink of `max`.
-    pub fn slopes(
+    pub(crate) fn slopes(
         &mut self,
         (parameter, idx): (ParameterIdx, usize),
         loss: impl Fn(&Self) -> f64,

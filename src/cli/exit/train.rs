@@ -2,19 +2,22 @@
 
 use std::error::Error;
 
-use sms_merge::checkpoint::CheckpointError;
+use sms_merge::checkpoint::RewriteError;
 use sms_merge::format::replace::Failure;
 use sms_merge::format::replace::ReplaceError;
 use sms_merge::graph::DescriptionError;
 use sms_merge::graph::models::ModelError;
 use sms_merge::train::WeightsError;
-use sms_merge::train::data::DataError;
+use sms_merge::train::card::CardError;
+use sms_merge::train::evaluate::EvaluateError;
 use sms_merge::train::masks::MaskError;
+use sms_merge::train::recalibrate::RecalibrateError;
 use sms_merge::train::recipe::RecipeError;
 use sms_merge::train::record::RecordError;
 use sms_merge::train::state::StateError;
 use sms_merge::train::trainer::FitError;
 
+use crate::cli::eval::Stopped;
 use crate::cli::exit::Exit;
 use crate::cli::train::Interrupted;
 use crate::cli::train::LogError;
@@ -22,14 +25,26 @@ use crate::cli::train::LogError;
 /// The status that an error of the trainer ends the run with, if `cause` is one that
 /// tells.
 pub(super) fn exit_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
-    if cause.is::<Interrupted>() {
+    if cause.is::<Interrupted>() || cause.is::<Stopped>() {
         return Some(Exit::Interrupted);
+    }
+    if let Some(error) = cause.downcast_ref::<EvaluateError>() {
+        return Some(match error {
+            EvaluateError::Image { .. } | EvaluateError::Classes { .. } => Exit::Incompatible,
+            EvaluateError::NonFinite { .. } | EvaluateError::Engine(_) => Exit::Failed,
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<RecalibrateError>() {
+        return Some(match error {
+            RecalibrateError::NoBatch { .. } => Exit::Usage,
+            RecalibrateError::Value { .. } | RecalibrateError::Engine { .. } => Exit::Failed,
+        });
+    }
+    if let Some(RewriteError::Output(error)) = cause.downcast_ref() {
+        return Some(of_replace(error));
     }
     if let Some(error) = cause.downcast_ref::<FitError>() {
         return of_fit(error);
-    }
-    if let Some(error) = cause.downcast_ref::<DataError>() {
-        return Some(of_data(error));
     }
     if let Some(error) = cause.downcast_ref::<WeightsError>() {
         return Some(match error {
@@ -60,7 +75,7 @@ pub(super) fn exit_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
             _ => Exit::Incompatible,
         });
     }
-    if cause.is::<RecordError>() {
+    if cause.is::<RecordError>() || cause.is::<CardError>() {
         return Some(Exit::Incompatible);
     }
     let is_usage =
@@ -74,17 +89,6 @@ fn of_fit(error: &FitError) -> Option<Exit> {
         FitError::Recipe(_) | FitError::Data(_) | FitError::Watch { .. } => None,
         FitError::NoImages | FitError::Shape { .. } => Some(Exit::Incompatible),
         FitError::NonFinite { .. } | FitError::Engine { .. } => Some(Exit::Failed),
-    }
-}
-
-fn of_data(error: &DataError) -> Exit {
-    match error {
-        DataError::Unknown { .. } | DataError::Fraction { .. } => Exit::Usage,
-        DataError::Source(_)
-        | DataError::Missing { .. }
-        | DataError::Memory { .. }
-        | DataError::Checkpoint(CheckpointError::Source(_)) => Exit::Io,
-        _ => Exit::Incompatible,
     }
 }
 

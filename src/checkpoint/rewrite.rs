@@ -1,0 +1,131 @@
+//! A checkpoint again, with other bytes in some tensors: all other bits stay.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use thiserror::Error;
+
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::StoredTensor;
+use crate::checkpoint::map::ByteSource;
+use crate::checkpoint::map::SourceError;
+use crate::format::replace::Durability;
+use crate::format::replace::ReplaceError;
+use crate::format::replace::StagedFile;
+use crate::format::replace::Target;
+use crate::format::safetensors::Entry;
+use crate::format::safetensors::Layout;
+use crate::format::safetensors::LayoutError;
+use crate::tensor::Printable;
+
+/// Most bytes that are copied at once.
+const BLOCK_BYTES: u64 = 1 << 20;
+
+/// Why there is no copy.
+#[derive(Debug, Error)]
+pub enum RewriteError {
+    /// The checkpoint cannot be read, or changed meanwhile.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The copy has no legal layout.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The copy cannot be written.
+    #[error(transparent)]
+    Output(#[from] ReplaceError),
+    /// The new bytes of a tensor are more or fewer than the old ones.
+    #[error(
+        "`{}` takes {expected} bytes, and {found} are to be written",
+        Printable(tensor)
+    )]
+    Length {
+        /// Name of the tensor.
+        tensor: String,
+        /// Its bytes.
+        expected: u64,
+        /// New bytes.
+        found: u64,
+    },
+}
+
+/// Writes all tensors of `checkpoint` into one file, with `metadata` in place of its
+/// own, and with the bytes in `replaced` for the tensors named there. Returns the bytes
+/// of the file.
+///
+/// Without replaced tensors, a checkpoint of one file that has this metadata is copied
+/// byte for byte.
+///
+/// # Errors
+/// [`RewriteError`]; then the target holds what it held.
+pub fn rewrite(
+    checkpoint: &Checkpoint,
+    metadata: &BTreeMap<String, String>,
+    replaced: &BTreeMap<String, Vec<u8>>,
+    target: &Target,
+    durability: Durability,
+) -> Result<u64, RewriteError> {
+    let own: BTreeMap<&str, &str> = checkpoint.metadata();
+    let is_own = own.len() == metadata.len()
+        && own
+            .iter()
+            .all(|(key, value)| metadata.get(*key).map(String::as_str) == Some(value));
+    if let ([shard], true, true) = (checkpoint.shards(), replaced.is_empty(), is_own) {
+        let bytes = shard.source().bytes();
+        let file = StagedFile::create(target, bytes, durability)?;
+        copy(&file, 0, shard.source(), 0..bytes)?;
+        checkpoint.check_unchanged()?;
+        file.publish()?;
+        return Ok(bytes);
+    }
+    let mut tensors: Vec<&StoredTensor> = checkpoint.tensors().iter().collect();
+    tensors.sort_by_key(|tensor| (tensor.shard, tensor.offset));
+    let entries = tensors.iter().map(|tensor| Entry {
+        name: tensor.name.clone(),
+        dtype: tensor.dtype,
+        shape: tensor.shape.clone(),
+    });
+    let layout = Layout::new(entries.collect())?;
+    let header = layout.header(metadata)?;
+    let bytes = header.len() as u64 + layout.data_bytes();
+    let file = StagedFile::create(target, bytes, durability)?;
+    file.write_at(&header, 0)?;
+    for (tensor, place) in tensors.into_iter().zip(layout.tensors()) {
+        let offset = header.len() as u64 + place.begin;
+        let source = checkpoint.shards()[tensor.shard].source();
+        match replaced.get(&tensor.name) {
+            Some(bytes) if bytes.len() as u64 == tensor.bytes => file.write_at(bytes, offset)?,
+            Some(bytes) => {
+                return Err(RewriteError::Length {
+                    tensor: tensor.name.clone(),
+                    expected: tensor.bytes,
+                    found: bytes.len() as u64,
+                });
+            }
+            None => {
+                let range = tensor.offset..tensor.offset + tensor.bytes;
+                copy(&file, offset, source, range)?;
+            }
+        }
+    }
+    checkpoint.check_unchanged()?;
+    file.publish()?;
+    Ok(bytes)
+}
+
+/// Copies `range` of `source` to `offset`, block by block.
+fn copy(
+    file: &StagedFile,
+    offset: u64,
+    source: &ByteSource,
+    range: Range<u64>,
+) -> Result<(), RewriteError> {
+    let mut scratch = Vec::new();
+    let mut begin = range.start;
+    while begin < range.end {
+        let count = BLOCK_BYTES.min(range.end - begin);
+        let block = source.read(begin, count as usize, &mut scratch)?;
+        file.write_at(block, offset + begin - range.start)?;
+        begin += count;
+    }
+    Ok(())
+}

@@ -1,0 +1,271 @@
+//! `sms-merge recalibrate`: a checkpoint and training images walk in, the checkpoint with
+//! batch norm's statistics estimated again walks out.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use anyhow::Context;
+use serde::Serialize;
+use sms_merge::checkpoint::Checkpoint;
+use sms_merge::checkpoint::rewrite;
+use sms_merge::format::replace::Durability;
+use sms_merge::format::replace::Existing;
+use sms_merge::format::replace::Target;
+use sms_merge::merge::CERTIFICATE_KEY;
+use sms_merge::merge::Certificate;
+use sms_merge::merge::CertificateError;
+use sms_merge::tensor::Digest;
+use sms_merge::train::Weights;
+use sms_merge::train::card::Card;
+use sms_merge::train::data::Assembler;
+use sms_merge::train::data::Dataset;
+use sms_merge::train::data::epoch_order;
+use sms_merge::train::engine::Engine;
+use sms_merge::train::evaluate::check_fit;
+use sms_merge::train::masks::masks_of_zeros;
+use sms_merge::train::recalibrate::Recalibration;
+use sms_merge::train::recalibrate::has_statistics;
+use sms_merge::train::recalibrate::recalibrate;
+use sms_merge::train::recalibrate::stored_statistics;
+use sms_merge::train::record::DataRecord;
+
+use crate::cli::SCHEMA;
+use crate::cli::args::recalibrate::RecalibrateArguments;
+use crate::cli::eval::Stopped;
+use crate::cli::eval::normalisation;
+use crate::cli::eval::split;
+use crate::cli::exit::Exit;
+use crate::cli::exit::UsageError;
+use crate::cli::images::ImageBar;
+use crate::cli::learning::build_engine;
+use crate::cli::learning::build_model;
+use crate::cli::learning::card_of;
+use crate::cli::learning::open_checkpoint;
+use crate::cli::learning::open_data;
+use crate::cli::text;
+use crate::cli::text::Clean;
+use crate::cli::text::note;
+use crate::cli::text::plural;
+use crate::cli::text::shown;
+
+/// Version of the record in the metadata.
+const FORMAT_VERSION: u32 = 1;
+
+/// What the metadata says of a recalibration.
+#[derive(Serialize)]
+struct RecalibrationRecord<'a> {
+    format_version: u32,
+    tool: &'a str,
+    data: &'a str,
+    data_digest: Digest,
+    images: usize,
+    batches: usize,
+    batch_size: usize,
+    seed: u64,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct RecalibrateObject<'a> {
+    schema: u32,
+    output: String,
+    bytes_written: u64,
+    has_batch_norm: bool,
+    data: ObservedObject<'a>,
+    tensors: Vec<String>,
+    elapsed_secs: f64,
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct ObservedObject<'a> {
+    name: &'a str,
+    images: usize,
+    batches: usize,
+    batch_size: usize,
+    seed: u64,
+}
+
+/// What was observed, and what follows from it.
+struct Observed {
+    images: usize,
+    batches: usize,
+    /// New bytes of statistics, by tensor.
+    replaced: BTreeMap<String, Vec<u8>>,
+}
+
+/// Recalibrates.
+pub(crate) fn run(
+    arguments: &RecalibrateArguments,
+    interrupted: &AtomicBool,
+) -> anyhow::Result<Exit> {
+    let started = Instant::now();
+    let existing = match arguments.force {
+        true => Existing::Replace,
+        false => Existing::Refuse,
+    };
+    let durability = match arguments.no_sync {
+        true => Durability::Unsynced,
+        false => Durability::Synced,
+    };
+    let target = Target::for_file(&arguments.output, existing)?;
+    let checkpoint = open_checkpoint(&arguments.checkpoint)?;
+    let card = card_of(&checkpoint)?;
+    let dataset = open_data(&arguments.data, card.as_ref())?;
+    let observed = observe(arguments, &checkpoint, card.as_ref(), &dataset, interrupted)?;
+    let replaced = observed.as_ref().map(|observed| &observed.replaced);
+    let mut warnings = Vec::new();
+    let metadata = match &observed {
+        None => checkpoint
+            .metadata()
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect(),
+        Some(observed) => metadata(arguments, &checkpoint, &dataset, observed, &mut warnings)?,
+    };
+    let nothing = BTreeMap::new();
+    let replaced = replaced.unwrap_or(&nothing);
+    let bytes_written = rewrite(&checkpoint, &metadata, replaced, &target, durability)?;
+    let (images, batches) = observed
+        .as_ref()
+        .map_or((0, 0), |observed| (observed.images, observed.batches));
+    if arguments.report.json {
+        let object = RecalibrateObject {
+            schema: SCHEMA,
+            output: arguments.output.to_string_lossy().into_owned(),
+            bytes_written,
+            has_batch_norm: observed.is_some(),
+            data: ObservedObject {
+                name: &dataset.name,
+                images,
+                batches,
+                batch_size: arguments.images.batch_size,
+                seed: arguments.images.seed,
+            },
+            tensors: replaced.keys().cloned().collect(),
+            elapsed_secs: started.elapsed().as_secs_f64(),
+            warnings,
+        };
+        text::print(&text::json(&object)?)?;
+        return Ok(Exit::Done);
+    }
+    let output = shown(&arguments.output);
+    if arguments.report.quiet {
+        return Ok(Exit::Done);
+    }
+    text::print(&match &observed {
+        None => format!("no batch norm: `{output}` is the input as it was\n"),
+        Some(_) => format!(
+            "`{output}`: {} estimated from {} of `{}` ({})\n",
+            plural(replaced.len() as u64, "tensor"),
+            plural(images as u64, "training image"),
+            Clean(&dataset.name),
+            plural(batches as u64, "batch").replace("batchs", "batches"),
+        ),
+    })?;
+    for warning in &warnings {
+        note(&format!("warning: {warning}"));
+    }
+    Ok(Exit::Done)
+}
+
+/// `None` of a network without batch norm.
+fn observe(
+    arguments: &RecalibrateArguments,
+    checkpoint: &Checkpoint,
+    card: Option<&Card>,
+    dataset: &Dataset,
+    interrupted: &AtomicBool,
+) -> anyhow::Result<Option<Observed>> {
+    let (graph, _) = build_model(&arguments.model, card, dataset)?;
+    let weights = Weights::read(&graph, checkpoint)?;
+    if !has_statistics(&graph) {
+        return Ok(None);
+    }
+    let masks = masks_of_zeros(&graph, &weights);
+    let mut engine: Box<dyn Engine> = build_engine(&arguments.engine, &graph, &weights, &masks)?;
+    check_fit(engine.as_ref(), dataset.image(), dataset.classes())?;
+    let images = &arguments.images;
+    let split = split(&images.split, card, dataset)?;
+    let mut order = epoch_order(images.seed, 0, &split.train);
+    if let Some(asked) = images.images {
+        if asked > order.len() {
+            return Err(UsageError {
+                message: format!(
+                    "`--images {asked}`, but `{}` has {} training images that are not held out",
+                    Clean(&dataset.name),
+                    order.len()
+                ),
+                next: Some("leave `--images` out to use all".to_owned()),
+            }
+            .into());
+        }
+        order.truncate(asked);
+    }
+    let bar = ImageBar::new(order.len() as u64, &arguments.report);
+    let normalisation = normalisation(card, dataset);
+    let done = recalibrate(
+        engine.as_mut(),
+        &Assembler::new(&dataset.train, &normalisation),
+        &order,
+        images.batch_size,
+        &|images| bar.advance(images),
+        interrupted,
+    );
+    bar.clear();
+    let path = || format!("`{}` cannot be recalibrated", shown(checkpoint.path()));
+    match done.with_context(path)? {
+        Recalibration::NoBatchNorm => Ok(None),
+        Recalibration::Interrupted => Err(Stopped.into()),
+        Recalibration::Done { batches, images } => {
+            let weights = engine.weights()?;
+            let replaced = stored_statistics(&graph, &weights, checkpoint);
+            Ok(Some(Observed {
+                images,
+                batches,
+                replaced: replaced.with_context(path)?,
+            }))
+        }
+    }
+}
+
+/// The checkpoint's metadata, with a record of the recalibration and, of a soup, a
+/// certificate that knows of it.
+fn metadata(
+    arguments: &RecalibrateArguments,
+    checkpoint: &Checkpoint,
+    dataset: &Dataset,
+    observed: &Observed,
+    warnings: &mut Vec<String>,
+) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut metadata: BTreeMap<String, String> = checkpoint
+        .metadata()
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect();
+    let record = RecalibrationRecord {
+        format_version: FORMAT_VERSION,
+        tool: concat!("sms-merge ", env!("CARGO_PKG_VERSION")),
+        data: &dataset.name,
+        data_digest: DataRecord::new(dataset).digest,
+        images: observed.images,
+        batches: observed.batches,
+        batch_size: arguments.images.batch_size,
+        seed: arguments.images.seed,
+    };
+    let key = sms_merge::checkpoint::RECALIBRATION_KEY;
+    metadata.insert(key.to_owned(), serde_json::to_string(&record)?);
+    match Certificate::of(checkpoint) {
+        Ok(certificate) => {
+            let certificate = certificate.recalibrated(checkpoint, &observed.replaced);
+            metadata.insert(CERTIFICATE_KEY.to_owned(), certificate.to_text());
+        }
+        Err(CertificateError::Missing { .. }) => {}
+        Err(error) => {
+            metadata.remove(CERTIFICATE_KEY);
+            warnings.push(format!("{error}; it is left out"));
+        }
+    }
+    Ok(metadata)
+}
