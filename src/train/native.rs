@@ -18,7 +18,10 @@ mod plan;
 mod pool;
 mod product;
 mod sparse;
+#[cfg(test)]
+mod tests;
 mod weight_gradient;
 mod window;
 
+pub use engine::Kernels;
 pub use engine::Native;

@@ -34,7 +34,7 @@ use rayon::prelude::*;
 pub struct Native {
     graph: Graph,
     threads: ThreadPool,
-    network: Network,
+    pub(super) network: Network,
 }
 
 /// Everything that a pass reads and writes.
@@ -69,6 +69,21 @@ pub(super) struct Scratch {
     pub(super) rows: Vec<Row>,
 }
 
+/// Which kernels compute a layer that has a mask.
+///
+/// Logits, losses and convolutions' gradients do not depend on the choice; gradients of
+/// linear layers are summed in another order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernels {
+    /// Those that are faster at the layer's density, as measured by
+    /// `cargo bench --bench train`.
+    ByDensity,
+    /// Those that multiply by zeros, too.
+    Dense,
+    /// Those that know retained weights alone.
+    Sparse,
+}
+
 /// What a forward pass is for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Purpose {
@@ -94,6 +109,24 @@ impl Native {
         masks: Masks,
         n_threads: usize,
     ) -> Result<Self, EngineError> {
+        Self::with_kernels(graph, weights, masks, n_threads, Kernels::ByDensity)
+    }
+
+    /// The same, with the kernels of masked layers chosen by the caller: for tests and
+    /// measurements.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    pub fn with_kernels(
+        graph: Graph,
+        weights: &Weights,
+        masks: Masks,
+        n_threads: usize,
+        kernels: Kernels,
+    ) -> Result<Self, EngineError> {
         assert_eq!(
             weights.values.len(),
             graph.parameters.len(),
@@ -113,7 +146,9 @@ impl Native {
                     let numel = parameter.shape.numel() as usize;
                     assert_eq!(values.len(), numel, "values of `{}`", parameter.name);
                 }
-                let pattern = mask.as_ref().and_then(|mask| plan.pattern(idx, mask));
+                let pattern = mask
+                    .as_ref()
+                    .and_then(|mask| plan.pattern(idx, mask, kernels));
                 Parameter::new(parameter.role, mask, pattern, values)
             })
             .collect();
@@ -263,7 +298,7 @@ impl Engine for Native {
     fn gradients(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
         let parameters = self.network.parameters.iter();
         Ok(parameters
-            .map(|parameter| parameter.gradient.clone())
+            .map(|parameter| parameter.expand(&parameter.gradient))
             .collect())
     }
 
@@ -284,7 +319,7 @@ impl Engine for Native {
         let parameters = self.network.parameters.iter();
         Ok(Weights {
             values: parameters
-                .map(|parameter| parameter.values.clone())
+                .map(|parameter| parameter.expand(&parameter.values))
                 .collect(),
             counts: self.network.counts.clone(),
         })

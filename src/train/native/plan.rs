@@ -4,6 +4,7 @@
 //! A rectifier that is the only reader of a layer is done by that layer; so is a sum
 //! that is the only reader of a batch norm.
 
+use super::engine::Kernels;
 use super::lanes::Layout;
 use super::norm::Rectify;
 use super::sparse::Pattern;
@@ -104,7 +105,12 @@ impl Plan {
 impl Plan {
     /// The pattern by which a weight's layer is computed sparsely, if its mask is sparse
     /// enough and the weight belongs to that layer alone.
-    pub(super) fn pattern(&self, weight: ParameterIdx, mask: &Mask) -> Option<Pattern> {
+    pub(super) fn pattern(
+        &self,
+        weight: ParameterIdx,
+        mask: &Mask,
+        kernels: Kernels,
+    ) -> Option<Pattern> {
         let mut users = self.steps.iter().filter(|step| match step.kind {
             Kind::Convolution { weight: own, .. } | Kind::Linear { weight: own, .. } => {
                 own == weight
@@ -118,9 +124,9 @@ impl Plan {
         let outputs = self.buffers[step.target].layout;
         match step.kind {
             Kind::Convolution { window, .. } => {
-                Pattern::of_convolution(mask, window, inputs, outputs)
+                Pattern::of_convolution(mask, kernels, window, inputs, outputs)
             }
-            Kind::Linear { .. } => Pattern::of_linear(mask, inputs.rows(), outputs.rows()),
+            Kind::Linear { .. } => Pattern::of_linear(mask, kernels, inputs.rows(), outputs.rows()),
             _ => None,
         }
     }

@@ -9,6 +9,7 @@ pub(super) mod convolve;
 pub(super) mod linear;
 pub(super) mod weight_gradient;
 
+use super::engine::Kernels;
 use super::window::Window;
 use crate::tensor::Mask;
 
@@ -47,11 +48,12 @@ impl Pattern {
     /// `outputs` are the maps that it reads and writes.
     pub(super) fn of_convolution(
         mask: &Mask,
+        kernels: Kernels,
         window: Window,
         inputs: super::lanes::Layout,
         outputs: super::lanes::Layout,
     ) -> Option<Self> {
-        let positions = positions(mask, CONVOLUTION_DENSITY)?;
+        let positions = positions(mask, kernels, CONVOLUTION_DENSITY)?;
         let n_taps = window.n_taps();
         let split = |position: u32| {
             let position = position as usize;
@@ -72,8 +74,13 @@ impl Pattern {
     }
 
     /// The pattern of a linear layer's mask, if it is sparse enough.
-    pub(super) fn of_linear(mask: &Mask, n_inputs: usize, n_outputs: usize) -> Option<Self> {
-        let positions = positions(mask, LINEAR_DENSITY)?;
+    pub(super) fn of_linear(
+        mask: &Mask,
+        kernels: Kernels,
+        n_inputs: usize,
+        n_outputs: usize,
+    ) -> Option<Self> {
+        let positions = positions(mask, kernels, LINEAR_DENSITY)?;
         let places: Vec<_> = positions
             .iter()
             .map(|&position| (position as usize / n_inputs, position as usize % n_inputs))
@@ -109,8 +116,12 @@ impl Pattern {
 }
 
 /// Retained places, if they are few enough and can be counted in 32 bits.
-fn positions(mask: &Mask, density: f64) -> Option<Vec<u32>> {
-    let is_sparse = (mask.retained() as f64) < density * mask.numel() as f64;
+fn positions(mask: &Mask, kernels: Kernels, density: f64) -> Option<Vec<u32>> {
+    let is_sparse = match kernels {
+        Kernels::ByDensity => (mask.retained() as f64) < density * mask.numel() as f64,
+        Kernels::Dense => false,
+        Kernels::Sparse => true,
+    };
     let is_small = u32::try_from(mask.numel()).is_ok();
     (is_sparse && is_small).then(|| mask.positions().map(|position| position as u32).collect())
 }
