@@ -128,6 +128,13 @@ fn what_is_pruned_can_be_merged_checked_and_pruned_further() {
     assert_eq!(record["target"]["weights"]["amount"]["of-remaining"], 0.5);
     assert_eq!(record["retained"], 275);
     assert_eq!(record["tensors"].as_object().unwrap().len(), 5);
+    let shown = bench.run(&["inspect", "q.st"]);
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("from p.st ("), "{shown}");
+    assert!(
+        shown.contains("275 of 5,488 prunable weights retained"),
+        "{shown}"
+    );
     let said = bench.expect(&["prune", "q.st", "-o", "r.st", "--sparsity", "0.5"], 3);
     assert!(
         said.contains("5213 of 5488 weights pruned already, and the target allows 2744"),
