@@ -116,7 +116,10 @@ impl Report<'_> {
     }
 
     pub(super) fn warnings(&self) -> Vec<String> {
-        let stale = self.subjects.iter().filter(|subject| subject.is_uncalibrated);
+        let stale = self
+            .subjects
+            .iter()
+            .filter(|subject| subject.is_uncalibrated);
         let mut warnings: Vec<String> = stale
             .map(|subject| {
                 let path = shown(&subject.path);
