@@ -7,6 +7,8 @@ mod argv;
 mod check;
 mod completions;
 #[cfg(feature = "train")]
+mod data;
+#[cfg(feature = "train")]
 mod eval;
 mod exit;
 #[cfg(feature = "train")]
@@ -86,13 +88,15 @@ fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit>
         Command::Check(arguments) => check::run(arguments, interrupted),
         Command::Inspect(arguments) => inspect::run(arguments, interrupted),
         Command::Verify(arguments) => verify::run(arguments, interrupted),
-        Command::Model(arguments) => model::run(arguments, interrupted),
         #[cfg(feature = "train")]
         Command::Train(arguments) => train::run(arguments, interrupted),
         #[cfg(feature = "train")]
         Command::Eval(arguments) => eval::run(arguments, interrupted),
         #[cfg(feature = "train")]
         Command::Recalibrate(arguments) => recalibrate::run(arguments, interrupted),
+        #[cfg(feature = "train")]
+        Command::Data(arguments) => data::run(arguments),
+        Command::Model(arguments) => model::run(arguments, interrupted),
         Command::Completions(arguments) => completions::run(arguments),
     }
 }

@@ -3,6 +3,8 @@
 //! Bytes walk in and headers walk out; going the other way, tensors to write
 //! walk in and bytes walk out. Maps no file and computes with no value.
 
+#[cfg(feature = "train")]
+pub mod png;
 pub mod replace;
 pub mod safetensors;
 pub mod shard_index;

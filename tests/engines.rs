@@ -24,6 +24,7 @@ use sms_merge::train::engine::Optimizer;
 use sms_merge::train::engine::OptimizerState;
 use sms_merge::train::engine::StepSeed;
 use sms_merge::train::engine::Update;
+use sms_merge::train::native::Kernels;
 use sms_merge::train::native::Native;
 
 use oracle::Mode;
@@ -49,7 +50,11 @@ fn the_candle_engine() {
 
 #[test]
 fn the_native_engine() {
-    check_engine(|graph, weights, masks| Box::new(Native::new(graph, &weights, masks, 2).unwrap()));
+    for (n_threads, kernels) in [(1, Kernels::Dense), (3, Kernels::Sparse)] {
+        check_engine(|graph, weights, masks| {
+            Box::new(Native::with_kernels(graph, &weights, masks, n_threads, kernels).unwrap())
+        });
+    }
 }
 
 /// Everything that is asked of an engine.

@@ -16,7 +16,7 @@ use clap_mangen::roff::Roff;
 use clap_mangen::roff::roman;
 
 // The definitions belong to the binary, which a test cannot link to.
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 #[path = "../src/cli/args.rs"]
 mod args;
 #[allow(dead_code)]
@@ -92,6 +92,10 @@ fn all_pages() -> Vec<(String, String)> {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "train"),
+    ignore = "pages of the trainer's commands are missing"
+)]
 fn man_pages_are_up_to_date() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("man");
     let pages = all_pages();
@@ -126,6 +130,9 @@ fn every_command_has_a_page_that_says_how_it_ends() {
         "-inspect",
         "-verify",
         "-train",
+        #[cfg(feature = "train")]
+        "-data",
+        "-model",
         "-completions",
     ] {
         assert!(

@@ -5,6 +5,9 @@
 //! the man pages can include this file.
 
 #[cfg(feature = "train")]
+#[path = "args/data.rs"]
+mod data;
+#[cfg(feature = "train")]
 #[path = "args/eval.rs"]
 pub(crate) mod eval;
 #[cfg(feature = "train")]
@@ -28,11 +31,12 @@ use clap::ValueHint;
 
 use super::size::parse_size;
 
+#[cfg(feature = "train")]
+pub(crate) use data::DataArguments;
 #[path = "args/model.rs"]
 mod model;
 
 pub(crate) use model::ModelArguments;
-pub(crate) use model::ModelChoice;
 pub(crate) use model::Notation;
 
 const EXIT_STATUS: &str = "\
@@ -170,13 +174,15 @@ pub(crate) enum Command {
     Check(CheckArguments),
     Inspect(InspectArguments),
     Verify(VerifyArguments),
-    Model(ModelArguments),
     #[cfg(feature = "train")]
     Train(Box<train::TrainArguments>),
     #[cfg(feature = "train")]
     Eval(Box<eval::EvalArguments>),
     #[cfg(feature = "train")]
     Recalibrate(Box<recalibrate::RecalibrateArguments>),
+    #[cfg(feature = "train")]
+    Data(DataArguments),
+    Model(ModelArguments),
     Completions(CompletionsArguments),
 }
 

@@ -17,6 +17,8 @@ use sms_merge::format::replace::Failure;
 use sms_merge::graph::models::ModelError;
 use sms_merge::merge::CertificateError;
 use sms_merge::merge::MergeError;
+#[cfg(feature = "train")]
+use sms_merge::train::data::DataError;
 use thiserror::Error;
 
 use crate::cli::architecture::ArchitectureError;
@@ -153,11 +155,19 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
             if let Some(error) = cause.downcast_ref::<MergeError>() {
                 return Some(of_merge(error));
             }
+            #[cfg(feature = "train")]
+            if let Some(error) = cause.downcast_ref::<DataError>() {
+                return Some(of_data(error));
+            }
             if let Some(error) = cause.downcast_ref::<OutputError>() {
                 return Some(of_output(error));
             }
             if let Some(error) = cause.downcast_ref::<CertificateError>() {
                 return Some(of_certificate(error));
+            }
+            #[cfg(feature = "train")]
+            if let Some(exit) = train::exit_of(cause) {
+                return Some(exit);
             }
             if let Some(error) = cause.downcast_ref::<ArchitectureError>() {
                 return Some(error.exit());
@@ -167,10 +177,6 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
             }
             if cause.is::<ForeignError>() {
                 return Some(Exit::Incompatible);
-            }
-            #[cfg(feature = "train")]
-            if let Some(exit) = train::exit_of(cause) {
-                return Some(exit);
             }
             let is_io =
                 cause.is::<SourceError>() || cause.is::<StdoutError>() || cause.is::<io::Error>();
@@ -188,6 +194,22 @@ fn of_choice(error: &ChoiceError) -> Exit {
         | ChoiceError::List { .. }
         | ChoiceError::Metrics(MetricsError::Read { .. }) => Exit::Io,
         _ => Exit::Usage,
+    }
+}
+
+#[cfg(feature = "train")]
+fn of_data(error: &DataError) -> Exit {
+    match error {
+        DataError::Unknown { .. }
+        | DataError::DirectoryUnused { .. }
+        | DataError::Part { .. }
+        | DataError::Fraction { .. } => Exit::Usage,
+        DataError::Missing { .. }
+        | DataError::Directory { .. }
+        | DataError::Source(_)
+        | DataError::Memory { .. } => Exit::Io,
+        DataError::Checkpoint(error) => of_checkpoint(error),
+        _ => Exit::Incompatible,
     }
 }
 
@@ -330,6 +352,15 @@ mod tests {
         };
         check(empty.into(), Exit::Incompatible);
         check(IngredientsError::Nothing.into(), Exit::Usage);
+        let unread = ArchitectureError::Read {
+            path: PathBuf::from("a.toml"),
+            source: io::ErrorKind::NotFound.into(),
+        };
+        check(unread.into(), Exit::Io);
+        let not_text = ArchitectureError::NotText {
+            path: PathBuf::from("a.toml"),
+        };
+        check(not_text.into(), Exit::Incompatible);
         check(anyhow::anyhow!("something else"), Exit::Failed);
     }
 

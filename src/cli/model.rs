@@ -7,7 +7,9 @@ use std::sync::atomic::AtomicBool;
 use serde::Serialize;
 use sms_merge::checkpoint::DtypeRule;
 use sms_merge::graph::Description;
+use sms_merge::graph::FitError;
 use sms_merge::graph::Graph;
+use sms_merge::graph::LayerCost;
 use sms_merge::graph::Role;
 use sms_merge::graph::Syntax;
 use sms_merge::graph::models::MODELS;
@@ -18,6 +20,7 @@ use sms_merge::merge::MergePlan;
 use sms_merge::merge::Method;
 use sms_merge::merge::Observer;
 use sms_merge::merge::scan;
+use sms_merge::tensor::Printable;
 use thiserror::Error;
 
 use crate::cli::SCHEMA;
@@ -108,7 +111,7 @@ struct SparseObject {
 pub(crate) struct ForeignError {
     path: String,
     model: String,
-    source: sms_merge::graph::FitError,
+    source: FitError,
 }
 
 /// Shows a model, or the list of all.
@@ -198,9 +201,10 @@ fn retained(
 }
 
 fn object<'a>(graph: &'a Graph, sparse: Option<(&Path, &[u64])>) -> ModelObject<'a> {
-    let costs = graph.costs();
+    let costs = graph.costs().into_iter().map(|cost| (cost.node, cost));
+    let costs: BTreeMap<usize, LayerCost> = costs.collect();
     let layers = graph.nodes.iter().enumerate().map(|(idx, node)| {
-        let cost = costs.iter().find(|cost| cost.node == idx);
+        let cost = costs.get(&idx);
         let kept = cost
             .zip(sparse)
             .map(|(cost, (_, retained))| (retained[cost.weight], cost.places));
@@ -304,7 +308,7 @@ fn lines(object: &ModelObject<'_>, is_verbose: bool) -> String {
     let mut lines = table(&columns, &rows);
     lines.push_str(&format!(
         "\n{} for images of {} and {} classes\n{}, {} per image\n",
-        sms_merge::tensor::Printable(object.name),
+        Printable(object.name),
         object.input,
         object.classes,
         plural(object.parameters, "parameter"),
@@ -363,7 +367,10 @@ fn list(is_json: bool) -> anyhow::Result<()> {
             ));
         }
     }
-    lines.push_str("\nA model can also be a file: `sms-merge model --help` says how.\n");
+    lines.push_str(
+        "\nOptions are shown with their defaults. A model can also be a file:\n\
+         `sms-merge model --help` says how.\n",
+    );
     text::print(&lines)?;
     Ok(())
 }

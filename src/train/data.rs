@@ -13,6 +13,7 @@ mod gzip;
 mod idx;
 mod known;
 mod open;
+mod sheet;
 mod split;
 mod tensors;
 
@@ -22,6 +23,7 @@ pub use dataset::{Augmentation, Dataset, Normalisation, Samples};
 pub use error::DataError;
 pub use known::Known;
 pub use open::{DataSpec, open};
+pub use sheet::sheet;
 pub use split::{Split, VALIDATION_FRACTION, VALIDATION_SEED, epoch_order};
 
 #[cfg(test)]

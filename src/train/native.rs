@@ -17,7 +17,9 @@ mod parameter;
 mod plan;
 mod pool;
 mod product;
+mod sparse;
 mod weight_gradient;
 mod window;
 
+pub use engine::Kernels;
 pub use engine::Native;

@@ -28,8 +28,11 @@ pub(super) fn description(graph: &Graph) -> Description {
             named.extend(&node.inputs);
         }
     }
+    let modules: BTreeSet<&str> = (0..graph.nodes.len())
+        .filter_map(|idx| graph.module(idx))
+        .collect();
     let names: Vec<Option<String>> = (0..graph.nodes.len())
-        .map(|idx| name(graph, idx, named.contains(&idx)))
+        .map(|idx| name(graph, &modules, idx, named.contains(&idx)))
         .collect();
     let layers = graph.nodes.iter().enumerate().skip(1).map(|(idx, node)| {
         let is_next = node.inputs.len() == 1 && node.inputs[0] + 1 == idx;
@@ -51,7 +54,7 @@ pub(super) fn description(graph: &Graph) -> Description {
 }
 
 /// Name of a node: that of its module, or one made up where it is needed.
-fn name(graph: &Graph, idx: NodeIdx, is_needed: bool) -> Option<String> {
+fn name(graph: &Graph, modules: &BTreeSet<&str>, idx: NodeIdx, is_needed: bool) -> Option<String> {
     if let Some(module) = graph.module(idx) {
         return Some(module.to_owned());
     }
@@ -60,12 +63,7 @@ fn name(graph: &Graph, idx: NodeIdx, is_needed: bool) -> Option<String> {
         _ if is_needed => {
             // A module may have this name already: an underscore more makes another.
             let mut name = format!("{}{idx}", graph.nodes[idx].op.name());
-            let weight = |name: &str| format!("{name}.weight");
-            while graph
-                .parameters
-                .iter()
-                .any(|parameter| parameter.name == weight(&name))
-            {
+            while modules.contains(name.as_str()) {
                 name.push('_');
             }
             Some(name)

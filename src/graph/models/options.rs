@@ -51,9 +51,12 @@ impl<'a> Options<'a> {
             return Ok(Vec::new());
         }
         let sizes: Option<Vec<usize>> = found.split(',').map(size).collect();
-        sizes
-            .filter(|sizes| sizes.len() <= 64)
-            .ok_or_else(|| self.wrong(name, "at most 64 whole numbers such as `300,100`"))
+        sizes.filter(|sizes| sizes.len() <= 64).ok_or_else(|| {
+            self.wrong(
+                name,
+                "at most 64 whole numbers from 1 to 1000000, such as `300,100`",
+            )
+        })
     }
 
     /// A number in [0, 1).

@@ -28,7 +28,7 @@ pub enum DataError {
     },
     /// The files of a known data set are not where they are looked for.
     #[error(
-        "the files of `{}` are not in {}; {}",
+        "the files of `{}` are not {}; {}",
         known.name(), places(looked_in), known.remedy()
     )]
     Missing {
@@ -53,6 +53,12 @@ pub enum DataError {
     )]
     Directory {
         /// The directory.
+        path: PathBuf,
+    },
+    /// One file of several is named.
+    #[error("`{}` is one file of a data set; name the directory that holds all of them", path.display())]
+    Part {
+        /// The file.
         path: PathBuf,
     },
     /// A file cannot be read.
@@ -304,9 +310,8 @@ fn places(directories: &[PathBuf]) -> String {
         .iter()
         .map(|directory| format!("`{}`", directory.display()))
         .collect();
-    if places.is_empty() {
-        "a place that is known".to_owned()
-    } else {
-        places.join(", ")
+    match places.as_slice() {
+        [] => "in a place that is known without `--data-dir`".to_owned(),
+        places => format!("in {}", places.join(", ")),
     }
 }

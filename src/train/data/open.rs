@@ -164,6 +164,11 @@ fn open_path(path: &Path) -> Result<Dataset, DataError> {
             None => layout.read_unknown(path),
         };
     }
+    if Layout::has_part(path) {
+        return Err(DataError::Part {
+            path: path.to_owned(),
+        });
+    }
     if path.exists() {
         return tensors::read(path);
     }
@@ -192,6 +197,17 @@ impl Layout {
             .into_iter()
             .find(|edition| directory.join(edition.train_files()[0]).is_file())
             .map(|edition| Self::Cifar(directory.to_owned(), edition))
+    }
+
+    /// Whether `path` exists and has the name of one of several files.
+    fn has_part(path: &Path) -> bool {
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        let name = name.strip_suffix(".gz").unwrap_or(name);
+        let is_cifar =
+            |edition: Edition| edition.train_files().contains(&name) || edition.test_file() == name;
+        let is_part =
+            idx::FILES.contains(&name) || is_cifar(Edition::Ten) || is_cifar(Edition::Hundred);
+        is_part && path.exists()
     }
 
     /// The only data set that it can be.

@@ -144,7 +144,7 @@ impl File<'_> {
     ) -> Result<Samples, DataError> {
         let images = self.tensor(images)?;
         if images.dtype != Dtype::U8 {
-            return Err(self.wrong_dtype(images, "U8; multiply by 255 and round"));
+            return Err(self.wrong_dtype(images, "U8, pixels from 0 to 255"));
         }
         let sizes: Option<Vec<usize>> = images
             .shape

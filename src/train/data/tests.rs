@@ -316,6 +316,10 @@ fn what_is_not_there_is_explained() {
         }
     }
     let desk = Desk::with_idx();
+    assert_fails!(desk.open(FILES[0]), DataError::Part { .. });
+    assert_fails!(desk.open("test_batch.bin"), DataError::Unknown { .. });
+    desk.put("test_batch.bin", &[]);
+    assert_fails!(desk.open("test_batch.bin"), DataError::Part { .. });
     assert_fails!(desk.known("mnist"), DataError::OtherShape { .. });
     fs::remove_file(desk.at(FILES[3])).unwrap();
     let error = desk.open("").unwrap_err();

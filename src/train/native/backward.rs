@@ -20,6 +20,9 @@ use super::plan;
 use super::plan::BufferIdx;
 use super::plan::Kind;
 use super::plan::Step;
+use super::sparse;
+use super::sparse::PatternKind;
+use super::sparse::weight_gradient::ConvolutionGradient;
 use super::weight_gradient::WeightGradient;
 use super::window::Window;
 use crate::graph::ParameterIdx;
@@ -212,19 +215,40 @@ impl Network {
         weight: ParameterIdx,
         delta: &[Row],
     ) {
-        WeightGradient {
-            phase: &window.forward()[0],
-            n_taps: window.n_taps(),
-            source: self.layout(step.source),
-            delta: self.layout(step.target),
+        let (from, to) = (self.layout(step.source), self.layout(step.target));
+        let source = &self.values[step.source];
+        let phase = &window.forward()[0];
+        let n_taps = window.n_taps();
+        let weight = &mut self.parameters[weight];
+        match &weight.pattern {
+            Some(pattern) => ConvolutionGradient {
+                phase,
+                n_taps,
+                source: from,
+                delta: to,
+                numel: pattern.numel,
+            }
+            .run(
+                self.arch,
+                &pattern.positions,
+                source,
+                delta,
+                &mut weight.gradient,
+            ),
+            None => WeightGradient {
+                phase,
+                n_taps,
+                source: from,
+                delta: to,
+            }
+            .run(
+                self.arch,
+                source,
+                delta,
+                &mut self.scratch.numbers,
+                &mut weight.gradient,
+            ),
         }
-        .run(
-            self.arch,
-            &self.values[step.source],
-            delta,
-            &mut self.scratch.numbers,
-            &mut self.parameters[weight].gradient,
-        );
     }
 
     fn convolve_back(
@@ -237,7 +261,11 @@ impl Network {
         target: &mut [Row],
     ) {
         let (inputs, outputs) = (self.layout(step.source), self.layout(step.target));
-        let weights = &self.parameters[weight].values;
+        let weight = &self.parameters[weight];
+        if let Some(PatternKind::Convolution { backward, .. }) = weight.pattern_kind() {
+            backward.run(self.arch, &weight.values, &[], store(adds), delta, target);
+            return;
+        }
         let n_taps = window.n_taps();
         Convolution {
             phases: &window.backward(),
@@ -249,7 +277,7 @@ impl Network {
         }
         .run(
             self.arch,
-            |input, output, tap| weights[(output * inputs.channels + input) * n_taps + tap],
+            |input, output, tap| weight.values[(output * inputs.channels + input) * n_taps + tap],
             &mut self.scratch.numbers,
             delta,
             target,
@@ -257,15 +285,30 @@ impl Network {
     }
 
     fn linear_gradient(&mut self, step: &Step, weight: ParameterIdx, delta: &[Row]) {
-        linear::weight_gradient(
-            self.arch,
-            self.layout(step.source).rows(),
-            self.layout(step.target).rows(),
-            &self.values[step.source],
-            delta,
-            &mut self.scratch.rows,
-            &mut self.parameters[weight].gradient,
-        );
+        let n_source = self.layout(step.source).rows();
+        let n_delta = self.layout(step.target).rows();
+        let source = &self.values[step.source];
+        let weight = &mut self.parameters[weight];
+        match &weight.pattern {
+            Some(pattern) => sparse::weight_gradient::linear(
+                self.arch,
+                &pattern.positions,
+                n_source,
+                n_delta,
+                source,
+                delta,
+                &mut weight.gradient,
+            ),
+            None => linear::weight_gradient(
+                self.arch,
+                n_source,
+                n_delta,
+                source,
+                delta,
+                &mut self.scratch.rows,
+                &mut weight.gradient,
+            ),
+        }
     }
 
     fn multiply_back(
@@ -276,10 +319,13 @@ impl Network {
         adds: bool,
         target: &mut [Row],
     ) {
-        let (n_inputs, n_outputs) = (
-            self.layout(step.source).rows(),
-            self.layout(step.target).rows(),
-        );
+        let n_inputs = self.layout(step.source).rows();
+        let n_outputs = self.layout(step.target).rows();
+        let weight = &self.parameters[weight];
+        if let Some(PatternKind::Linear { backward, .. }) = weight.pattern_kind() {
+            backward.run(self.arch, &weight.values, &[], store(adds), delta, target);
+            return;
+        }
         Product {
             n_source: n_outputs,
             n_target: n_inputs,
@@ -288,7 +334,7 @@ impl Network {
         }
         .run(
             self.arch,
-            pack_columns(&self.parameters[weight].values, n_inputs),
+            pack_columns(&weight.values, n_inputs),
             &mut self.scratch.rows,
             delta,
             target,

@@ -69,6 +69,21 @@ pub(super) struct Scratch {
     pub(super) rows: Vec<Row>,
 }
 
+/// Which kernels compute a layer that has a mask.
+///
+/// Logits, losses and convolutions' gradients do not depend on the choice; gradients of
+/// linear layers are summed in another order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernels {
+    /// Those that are faster at the layer's density, as measured by
+    /// `cargo bench --bench train`.
+    ByDensity,
+    /// Those that multiply by zeros, too.
+    Dense,
+    /// Those that know retained weights alone.
+    Sparse,
+}
+
 /// What a forward pass is for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Purpose {
@@ -94,6 +109,24 @@ impl Native {
         masks: Masks,
         n_threads: usize,
     ) -> Result<Self, EngineError> {
+        Self::with_kernels(graph, weights, masks, n_threads, Kernels::ByDensity)
+    }
+
+    /// The same, with the kernels of masked layers chosen by the caller: for tests and
+    /// measurements.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    pub fn with_kernels(
+        graph: Graph,
+        weights: &Weights,
+        masks: Masks,
+        n_threads: usize,
+        kernels: Kernels,
+    ) -> Result<Self, EngineError> {
         assert_eq!(
             weights.values.len(),
             graph.parameters.len(),
@@ -104,17 +137,21 @@ impl Native {
             .num_threads(n_threads)
             .build()
             .map_err(|error| EngineError::Device(error.into()))?;
+        let plan = Plan::new(&graph);
         let parameters = graph.parameters.iter().zip(&weights.values).zip(masks);
         let parameters = parameters
-            .map(|((parameter, values), mask)| {
+            .enumerate()
+            .map(|(idx, ((parameter, values), mask))| {
                 if parameter.role != Role::BatchCount {
                     let numel = parameter.shape.numel() as usize;
                     assert_eq!(values.len(), numel, "values of `{}`", parameter.name);
                 }
-                Parameter::new(parameter.role, mask, values)
+                let pattern = mask
+                    .as_ref()
+                    .and_then(|mask| plan.pattern(idx, mask, kernels));
+                Parameter::new(parameter.role, mask, pattern, values)
             })
             .collect();
-        let plan = Plan::new(&graph);
         let network = Network {
             arch: pulp::Arch::new(),
             parameters,
@@ -142,12 +179,18 @@ impl Native {
     /// Lays out a batch and runs the forward pass.
     fn forward(&mut self, images: Images<'_>, purpose: Purpose) -> Result<(), EngineError> {
         let numel = self.graph.input().numel();
-        if images.samples.checked_mul(numel) != Some(images.pixels.len()) || images.samples == 0 {
+        if images.samples.checked_mul(numel) != Some(images.pixels.len()) {
             return Err(EngineError::Batch {
                 samples: images.samples,
                 expected: images.samples.saturating_mul(numel),
                 found: images.pixels.len(),
             });
+        }
+        if images.samples == 0 {
+            return match purpose {
+                Purpose::Predict => Ok(()),
+                Purpose::Train(_) | Purpose::Observe(_) => Err(EngineError::OneValue),
+            };
         }
         let network = &mut self.network;
         self.threads.install(|| {
@@ -167,7 +210,7 @@ impl Network {
             values.resize(n_tiles * buffer.layout.rows(), Row::ZERO);
         }
         let layout = self.plan.buffers[0].layout;
-        let image_numel = images.pixels.len() / images.samples;
+        let image_numel = layout.numel();
         self.values[0]
             .par_chunks_exact_mut(layout.rows())
             .zip(images.pixels.par_chunks(image_numel * LANES))
@@ -218,7 +261,10 @@ impl Engine for Native {
 
     fn predict(&mut self, images: Images<'_>) -> Result<Vec<f32>, EngineError> {
         self.forward(images, Purpose::Predict)?;
-        Ok(self.network.logits())
+        match images.samples {
+            0 => Ok(Vec::new()),
+            _ => Ok(self.network.logits()),
+        }
     }
 
     fn backpropagate(
@@ -252,7 +298,7 @@ impl Engine for Native {
     fn gradients(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
         let parameters = self.network.parameters.iter();
         Ok(parameters
-            .map(|parameter| parameter.gradient.clone())
+            .map(|parameter| parameter.expand(&parameter.gradient))
             .collect())
     }
 
@@ -273,7 +319,7 @@ impl Engine for Native {
         let parameters = self.network.parameters.iter();
         Ok(Weights {
             values: parameters
-                .map(|parameter| parameter.values.clone())
+                .map(|parameter| parameter.expand(&parameter.values))
                 .collect(),
             counts: self.network.counts.clone(),
         })
@@ -294,10 +340,13 @@ impl Engine for Native {
             .map(|parameter| parameter.slots.len())
             .max();
         let slots = (0..n_slots.unwrap_or(0)).map(|slot| {
-            let slots = parameters.iter().map(|parameter| parameter.slots.get(slot));
-            slots
-                .map(|slot| slot.cloned().unwrap_or_default())
-                .collect()
+            let kept = parameters
+                .iter()
+                .map(|parameter| match parameter.slots.get(slot) {
+                    Some(slot) => parameter.expand(slot),
+                    None => Vec::new(),
+                });
+            kept.collect()
         });
         Ok(OptimizerState {
             slots: slots.collect(),
@@ -306,7 +355,7 @@ impl Engine for Native {
 
     fn set_optimizer_state(&mut self, state: &OptimizerState) -> Result<(), EngineError> {
         for (idx, parameter) in self.network.parameters.iter_mut().enumerate() {
-            let slots = state.slots.iter().map(|slot| slot[idx].clone());
+            let slots = state.slots.iter().map(|slot| parameter.compact(&slot[idx]));
             parameter.slots = match parameter.role.is_learned() {
                 true => slots.collect(),
                 false => Vec::new(),

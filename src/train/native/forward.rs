@@ -23,6 +23,7 @@ use super::plan::BufferIdx;
 use super::plan::Kind;
 use super::plan::Step;
 use super::pool::Pool;
+use super::sparse::PatternKind;
 use super::window::Window;
 use crate::graph::Features;
 use crate::graph::NodeIdx;
@@ -60,43 +61,8 @@ impl Network {
                 window,
                 weight,
                 bias,
-            } => {
-                let bias = bias.map(|bias| self.parameters[bias].values.as_slice());
-                let weights = &self.parameters[weight].values;
-                let n_taps = window.n_taps();
-                Convolution {
-                    phases: &window.forward(),
-                    n_taps,
-                    source: from,
-                    target: to,
-                    bias: bias.unwrap_or_default(),
-                    store: store(step.rectify),
-                }
-                .run(
-                    self.arch,
-                    |output, input, tap| weights[(output * from.channels + input) * n_taps + tap],
-                    &mut self.scratch.numbers,
-                    source,
-                    target,
-                );
-            }
-            Kind::Linear { weight, bias } => {
-                let bias = bias.map(|bias| self.parameters[bias].values.as_slice());
-                let n_source = from.rows();
-                Product {
-                    n_source,
-                    n_target: to.channels,
-                    bias: bias.unwrap_or_default(),
-                    store: store(step.rectify),
-                }
-                .run(
-                    self.arch,
-                    pack_rows(&self.parameters[weight].values, n_source),
-                    &mut self.scratch.rows,
-                    source,
-                    target,
-                );
-            }
+            } => self.convolve(step, window, weight, bias, target),
+            Kind::Linear { weight, bias } => self.multiply(step, weight, bias, target),
             Kind::Norm(norm) => return self.normalise(idx, step, &norm, purpose, target),
             Kind::MaxPool(window) => {
                 let pool = pool(window, from, to);
@@ -125,6 +91,75 @@ impl Network {
             },
         }
         Ok(())
+    }
+
+    fn convolve(
+        &mut self,
+        step: &Step,
+        window: Window,
+        weight: ParameterIdx,
+        bias: Option<ParameterIdx>,
+        target: &mut [Row],
+    ) {
+        let (from, to) = (self.layout(step.source), self.layout(step.target));
+        let source = &self.values[step.source];
+        let bias = bias.map(|bias| self.parameters[bias].values.as_slice());
+        let bias = bias.unwrap_or_default();
+        let store = store(step.rectify);
+        let weight = &self.parameters[weight];
+        if let Some(PatternKind::Convolution { forward, .. }) = weight.pattern_kind() {
+            forward.run(self.arch, &weight.values, bias, store, source, target);
+            return;
+        }
+        let n_taps = window.n_taps();
+        Convolution {
+            phases: &window.forward(),
+            n_taps,
+            source: from,
+            target: to,
+            bias,
+            store,
+        }
+        .run(
+            self.arch,
+            |output, input, tap| weight.values[(output * from.channels + input) * n_taps + tap],
+            &mut self.scratch.numbers,
+            source,
+            target,
+        );
+    }
+
+    fn multiply(
+        &mut self,
+        step: &Step,
+        weight: ParameterIdx,
+        bias: Option<ParameterIdx>,
+        target: &mut [Row],
+    ) {
+        let n_source = self.layout(step.source).rows();
+        let n_target = self.layout(step.target).rows();
+        let source = &self.values[step.source];
+        let bias = bias.map(|bias| self.parameters[bias].values.as_slice());
+        let bias = bias.unwrap_or_default();
+        let store = store(step.rectify);
+        let weight = &self.parameters[weight];
+        if let Some(PatternKind::Linear { forward, .. }) = weight.pattern_kind() {
+            forward.run(self.arch, &weight.values, bias, store, source, target);
+            return;
+        }
+        Product {
+            n_source,
+            n_target,
+            bias,
+            store,
+        }
+        .run(
+            self.arch,
+            pack_rows(&weight.values, n_source),
+            &mut self.scratch.rows,
+            source,
+            target,
+        );
     }
 
     /// Shape of a buffer.

@@ -109,6 +109,11 @@ impl Layout {
         }
     }
 
+    /// Elements of one image.
+    pub(super) fn numel(self) -> usize {
+        self.channels * self.plane.height * self.plane.width
+    }
+
     /// Rows of one tile.
     pub(super) fn rows(self) -> usize {
         self.channels * self.plane.rows()
@@ -135,7 +140,7 @@ impl Batch {
 /// Lays out row-major (samples, channels, height, width) numbers.
 pub(super) fn scatter(images: &[f32], layout: Layout, n_lanes: usize, tile: &mut [Row]) {
     let plane = layout.plane;
-    let image_numel = layout.channels * plane.height * plane.width;
+    let image_numel = layout.numel();
     for (lane, image) in images
         .chunks_exact(image_numel.max(1))
         .take(n_lanes)

@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use super::sparse::Pattern;
+use super::sparse::PatternKind;
 use crate::graph::Role;
 use crate::tensor::Mask;
 use crate::train::Rule;
@@ -10,10 +12,14 @@ use crate::train::Rule;
 const CHUNK: usize = 1 << 14;
 
 /// A parameter or statistic of the network.
+///
+/// Where there is a pattern, values, gradient and slots hold the retained elements only.
 #[derive(Clone, Debug)]
 pub(super) struct Parameter {
     pub(super) role: Role,
-    pub(super) mask: Option<Mask>,
+    /// Not kept where there is a pattern, which says the same.
+    mask: Option<Mask>,
+    pub(super) pattern: Option<Pattern>,
     pub(super) values: Vec<f32>,
     /// As long as the values if the parameter is learned.
     pub(super) gradient: Vec<f32>,
@@ -22,24 +28,53 @@ pub(super) struct Parameter {
 }
 
 impl Parameter {
-    pub(super) fn new(role: Role, mask: Option<Mask>, values: &[f32]) -> Self {
-        let numel = if role.is_learned() { values.len() } else { 0 };
+    pub(super) fn new(
+        role: Role,
+        mask: Option<Mask>,
+        pattern: Option<Pattern>,
+        values: &[f32],
+    ) -> Self {
         let mut parameter = Self {
             role,
-            mask,
+            mask: mask.filter(|_| pattern.is_none()),
+            pattern,
             values: Vec::new(),
-            gradient: vec![0.0; numel],
+            gradient: Vec::new(),
             slots: Vec::new(),
         };
         parameter.set_values(values);
+        if role.is_learned() {
+            parameter.gradient = vec![0.0; parameter.values.len()];
+        }
         parameter
     }
 
     /// Replaces the values; pruned ones become `+0`.
     pub(super) fn set_values(&mut self, values: &[f32]) {
-        self.values = values.to_vec();
+        self.values = self.compact(values);
         if let Some(mask) = &self.mask {
             mask.apply(&mut self.values);
+        }
+    }
+
+    /// How the layer is computed sparsely, if it is.
+    pub(super) fn pattern_kind(&self) -> Option<&PatternKind> {
+        self.pattern.as_ref().map(|pattern| &pattern.kind)
+    }
+
+    /// Numbers of the whole tensor as this parameter keeps them.
+    pub(super) fn compact(&self, values: &[f32]) -> Vec<f32> {
+        match &self.pattern {
+            Some(pattern) if !values.is_empty() => pattern.compact(values),
+            _ => values.to_vec(),
+        }
+    }
+
+    /// Numbers that this parameter keeps, for the whole tensor.
+    pub(super) fn expand(&self, kept: &[f32]) -> Vec<f32> {
+        match &self.pattern {
+            Some(pattern) if kept.len() == self.values.len() => pattern.expand(kept),
+            _ => kept.to_vec(),
         }
     }
 

@@ -4,13 +4,16 @@
 //! A rectifier that is the only reader of a layer is done by that layer; so is a sum
 //! that is the only reader of a batch norm.
 
+use super::engine::Kernels;
 use super::lanes::Layout;
 use super::norm::Rectify;
+use super::sparse::Pattern;
 use super::window::Window;
 use crate::graph::Graph;
 use crate::graph::NodeIdx;
 use crate::graph::Op;
 use crate::graph::ParameterIdx;
+use crate::tensor::Mask;
 
 /// Place of a buffer in [`Plan::buffers`].
 pub(super) type BufferIdx = usize;
@@ -95,6 +98,36 @@ impl Plan {
             logits: planner.buffer_of[graph.nodes.len() - 1],
             buffers: planner.buffers,
             steps: planner.steps,
+        }
+    }
+}
+
+impl Plan {
+    /// The pattern by which a weight's layer is computed sparsely, if its mask is sparse
+    /// enough and the weight belongs to that layer alone.
+    pub(super) fn pattern(
+        &self,
+        weight: ParameterIdx,
+        mask: &Mask,
+        kernels: Kernels,
+    ) -> Option<Pattern> {
+        let mut users = self.steps.iter().filter(|step| match step.kind {
+            Kind::Convolution { weight: own, .. } | Kind::Linear { weight: own, .. } => {
+                own == weight
+            }
+            _ => false,
+        });
+        let (step, None) = (users.next()?, users.next()) else {
+            return None;
+        };
+        let inputs = self.buffers[step.source].layout;
+        let outputs = self.buffers[step.target].layout;
+        match step.kind {
+            Kind::Convolution { window, .. } => {
+                Pattern::of_convolution(mask, kernels, window, inputs, outputs)
+            }
+            Kind::Linear { .. } => Pattern::of_linear(mask, kernels, inputs.rows(), outputs.rows()),
+            _ => None,
         }
     }
 }

@@ -19,7 +19,7 @@ use super::window::Phase;
 use super::window::Tap;
 
 /// Lanes of one partial sum.
-const SUM_LANES: usize = 16;
+pub(super) const SUM_LANES: usize = 16;
 
 /// Most parts that a batch is cut into.
 const MOST_PARTS: usize = 8;
@@ -28,7 +28,7 @@ const MOST_PARTS: usize = 8;
 const LARGE: usize = 1 << 17;
 
 /// Pixels that are gone through for all taps before the next.
-const STRIP_PIXELS: usize = 32;
+pub(super) const STRIP_PIXELS: usize = 32;
 
 /// Output and input channels of a block of sums.
 #[derive(Clone, Copy)]
@@ -56,11 +56,7 @@ impl WeightGradient<'_> {
         gradient: &mut [f32],
     ) {
         let n_tiles = delta.len() / self.delta.rows();
-        let n_parts = match gradient.len() {
-            LARGE.. => 1,
-            _ => n_tiles.min(MOST_PARTS),
-        };
-        let tiles_per_part = n_tiles.div_ceil(n_parts);
+        let tiles_per_part = tiles_per_part(n_tiles, gradient.len());
         let n_parts = n_tiles.div_ceil(tiles_per_part);
         let shape = arch.dispatch(Registers {
             outputs: self.delta.channels,
@@ -103,6 +99,15 @@ impl WeightGradient<'_> {
             }
         }
     }
+}
+
+/// Tiles whose sums form one part, for a tensor of `numel` weights.
+pub(super) fn tiles_per_part(n_tiles: usize, numel: usize) -> usize {
+    let n_parts = match numel {
+        LARGE.. => 1,
+        _ => n_tiles.min(MOST_PARTS),
+    };
+    n_tiles.div_ceil(n_parts).max(1)
 }
 
 /// Chooses the block that fills the registers.
@@ -319,7 +324,7 @@ impl Sums<'_> {
 
 /// Sum of 16 lanes, by halves.
 #[inline(always)]
-fn total<S: Simd, const N: usize>(sums: &[S::f32s; N]) -> f32 {
+pub(super) fn total<S: Simd, const N: usize>(sums: &[S::f32s; N]) -> f32 {
     let mut lanes = [0.0_f32; SUM_LANES];
     let (vectors, _) = S::as_mut_simd_f32s(&mut lanes);
     vectors.copy_from_slice(sums);
