@@ -18,6 +18,7 @@ mod inputs;
 mod inspect;
 #[cfg(feature = "train")]
 mod learning;
+mod mask;
 mod masks;
 mod merge;
 mod metrics;
@@ -25,6 +26,8 @@ mod model;
 mod natural;
 mod plan;
 mod progress;
+mod prune;
+mod pruned;
 #[cfg(feature = "train")]
 mod recalibrate;
 mod size;
@@ -88,15 +91,17 @@ fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit>
         Command::Check(arguments) => check::run(arguments, interrupted),
         Command::Inspect(arguments) => inspect::run(arguments, interrupted),
         Command::Verify(arguments) => verify::run(arguments, interrupted),
+        Command::Model(arguments) => model::run(arguments, interrupted),
+        #[cfg(feature = "train")]
+        Command::Data(arguments) => data::run(arguments),
         #[cfg(feature = "train")]
         Command::Train(arguments) => train::run(arguments, interrupted),
         #[cfg(feature = "train")]
         Command::Eval(arguments) => eval::run(arguments, interrupted),
         #[cfg(feature = "train")]
         Command::Recalibrate(arguments) => recalibrate::run(arguments, interrupted),
-        #[cfg(feature = "train")]
-        Command::Data(arguments) => data::run(arguments),
-        Command::Model(arguments) => model::run(arguments, interrupted),
+        Command::Prune(arguments) => prune::run(arguments, interrupted),
+        Command::Mask(arguments) => mask::run(arguments, interrupted),
         Command::Completions(arguments) => completions::run(arguments),
     }
 }

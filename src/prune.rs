@@ -14,11 +14,13 @@
 //! in the order of their names. Everything that is counted or summed is an integer, so
 //! that no number of threads changes a bit.
 
+mod algebra;
 mod amount;
 mod apply;
 mod census;
 mod channel;
 mod choose;
+mod compare;
 mod cut;
 mod distribution;
 mod error;
@@ -38,6 +40,9 @@ mod target;
 mod tile;
 mod write;
 
+pub use algebra::ComparedMask;
+pub use algebra::MaskInputs;
+pub use algebra::MaskOperation;
 pub use amount::Amount;
 pub use apply::Outputs;
 pub use apply::Pruned;
@@ -65,3 +70,6 @@ pub use target::Target;
 /// its digests 32 bytes per 65,536 elements, and `channels` 9 bytes per channel.
 /// `benches/prune.rs` measures it.
 pub const MOST_MEMORY: u64 = 96 << 20;
+
+#[cfg(test)]
+mod tests;

@@ -250,10 +250,10 @@ fn what_is_wrong_is_said_with_its_status() {
         &["images of 1x8x8", "window of `conv2`"],
     );
     check(&["absent.toml"], 5, &["`absent.toml` cannot be read"]);
-    check(&["bytes.toml"], 3, &["expected UTF-8 text"]);
+    check(&["bytes.toml"], 2, &["expected UTF-8 text"]);
     check(
         &["odd.toml"],
-        3,
+        2,
         &["`odd.toml` describes no model", "did you mean `padding`?"],
     );
     check(

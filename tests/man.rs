@@ -16,7 +16,7 @@ use clap_mangen::roff::Roff;
 use clap_mangen::roff::roman;
 
 // The definitions belong to the binary, which a test cannot link to.
-#[allow(dead_code, unused_imports)]
+#[allow(dead_code)]
 #[path = "../src/cli/args.rs"]
 mod args;
 #[allow(dead_code)]
@@ -130,9 +130,13 @@ fn every_command_has_a_page_that_says_how_it_ends() {
         "-inspect",
         "-verify",
         "-train",
-        #[cfg(feature = "train")]
         "-data",
         "-model",
+        "-prune",
+        "-mask",
+        "-mask-diff",
+        "-mask-union",
+        "-mask-intersect",
         "-completions",
     ] {
         assert!(

@@ -58,7 +58,7 @@ impl ArchitectureError {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Read { .. } => Exit::Io,
-            Self::NotText { .. } | Self::Description { .. } => Exit::Incompatible,
+            Self::NotText { .. } | Self::Description { .. } => Exit::Usage,
         }
     }
 }

@@ -6,13 +6,19 @@
 
 #[cfg(feature = "train")]
 #[path = "args/data.rs"]
-mod data;
+pub(crate) mod data;
 #[cfg(feature = "train")]
 #[path = "args/eval.rs"]
 pub(crate) mod eval;
 #[cfg(feature = "train")]
 #[path = "args/learning.rs"]
 pub(crate) mod learning;
+#[path = "args/mask.rs"]
+pub(crate) mod mask;
+#[path = "args/model.rs"]
+pub(crate) mod model;
+#[path = "args/prune.rs"]
+pub(crate) mod prune;
 #[cfg(feature = "train")]
 #[path = "args/recalibrate.rs"]
 pub(crate) mod recalibrate;
@@ -31,13 +37,8 @@ use clap::ValueHint;
 
 use super::size::parse_size;
 
-#[cfg(feature = "train")]
-pub(crate) use data::DataArguments;
-#[path = "args/model.rs"]
-mod model;
-
-pub(crate) use model::ModelArguments;
-pub(crate) use model::Notation;
+use mask::MaskCommandArguments;
+use prune::PruneArguments;
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -174,15 +175,17 @@ pub(crate) enum Command {
     Check(CheckArguments),
     Inspect(InspectArguments),
     Verify(VerifyArguments),
+    Model(model::ModelArguments),
+    #[cfg(feature = "train")]
+    Data(data::DataArguments),
     #[cfg(feature = "train")]
     Train(Box<train::TrainArguments>),
     #[cfg(feature = "train")]
     Eval(Box<eval::EvalArguments>),
     #[cfg(feature = "train")]
     Recalibrate(Box<recalibrate::RecalibrateArguments>),
-    #[cfg(feature = "train")]
-    Data(DataArguments),
-    Model(ModelArguments),
+    Prune(Box<PruneArguments>),
+    Mask(MaskCommandArguments),
     Completions(CompletionsArguments),
 }
 

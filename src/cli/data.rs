@@ -25,7 +25,7 @@ use sms_merge::train::data::open;
 use sms_merge::train::data::sheet;
 
 use crate::cli::SCHEMA;
-use crate::cli::args::DataArguments;
+use crate::cli::args::data::DataArguments;
 use crate::cli::exit::Exit;
 use crate::cli::exit::UsageError;
 use crate::cli::text;

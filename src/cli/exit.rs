@@ -17,6 +17,7 @@ use sms_merge::format::replace::Failure;
 use sms_merge::graph::models::ModelError;
 use sms_merge::merge::CertificateError;
 use sms_merge::merge::MergeError;
+use sms_merge::prune::PruneError;
 #[cfg(feature = "train")]
 use sms_merge::train::data::DataError;
 use thiserror::Error;
@@ -159,15 +160,14 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
             if let Some(error) = cause.downcast_ref::<DataError>() {
                 return Some(of_data(error));
             }
+            if let Some(error) = cause.downcast_ref::<PruneError>() {
+                return Some(of_prune(error));
+            }
             if let Some(error) = cause.downcast_ref::<OutputError>() {
                 return Some(of_output(error));
             }
             if let Some(error) = cause.downcast_ref::<CertificateError>() {
                 return Some(of_certificate(error));
-            }
-            #[cfg(feature = "train")]
-            if let Some(exit) = train::exit_of(cause) {
-                return Some(exit);
             }
             if let Some(error) = cause.downcast_ref::<ArchitectureError>() {
                 return Some(error.exit());
@@ -177,6 +177,10 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
             }
             if cause.is::<ForeignError>() {
                 return Some(Exit::Incompatible);
+            }
+            #[cfg(feature = "train")]
+            if let Some(exit) = train::exit_of(cause) {
+                return Some(exit);
             }
             let is_io =
                 cause.is::<SourceError>() || cause.is::<StdoutError>() || cause.is::<io::Error>();
@@ -244,6 +248,21 @@ fn of_merge(error: &MergeError) -> Exit {
         MergeError::Output(error) => of_output(error),
         MergeError::Interrupted => Exit::Interrupted,
         _ => Exit::Failed,
+    }
+}
+
+fn of_prune(error: &PruneError) -> Exit {
+    match error {
+        PruneError::Ingredients(error) => of_ingredients(error),
+        PruneError::Source(_) => Exit::Io,
+        PruneError::Output(error) => of_output(error),
+        PruneError::Fraction { .. }
+        | PruneError::Phase { .. }
+        | PruneError::UnusedPattern { .. }
+        | PruneError::Pattern { .. } => Exit::Usage,
+        PruneError::Interrupted => Exit::Interrupted,
+        PruneError::Layout(_) | PruneError::Kernel(_) => Exit::Failed,
+        _ => Exit::Incompatible,
     }
 }
 
@@ -360,7 +379,7 @@ mod tests {
         let not_text = ArchitectureError::NotText {
             path: PathBuf::from("a.toml"),
         };
-        check(not_text.into(), Exit::Incompatible);
+        check(not_text.into(), Exit::Usage);
         check(anyhow::anyhow!("something else"), Exit::Failed);
     }
 

@@ -50,7 +50,8 @@ pub(crate) fn rules(
     })
 }
 
-fn patterns(option: &str, texts: &[String]) -> Result<NamePatterns, UsageError> {
+/// Compiles the patterns of an option.
+pub(crate) fn patterns(option: &str, texts: &[String]) -> Result<NamePatterns, UsageError> {
     NamePatterns::new(texts).map_err(|(text, error)| UsageError {
         message: format!("`{option} {text}` is no pattern: {error}"),
         next: None,

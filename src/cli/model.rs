@@ -25,9 +25,9 @@ use thiserror::Error;
 
 use crate::cli::SCHEMA;
 use crate::cli::architecture::graph;
-use crate::cli::args::ModelArguments;
-use crate::cli::args::Notation;
 use crate::cli::args::OnMaskMismatch;
+use crate::cli::args::model::ModelArguments;
+use crate::cli::args::model::Notation;
 use crate::cli::exit::Exit;
 use crate::cli::inputs::join;
 use crate::cli::inputs::rules;

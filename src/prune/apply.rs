@@ -18,6 +18,7 @@ use crate::connectivity::TensorMask;
 use crate::kernel::cpu::Cpu;
 use crate::prune::PruneError;
 use crate::prune::Standing;
+use crate::prune::histogram::Limits;
 use crate::prune::output::Placed;
 use crate::prune::output::carried_metadata;
 use crate::prune::pass::Effort;
@@ -228,6 +229,7 @@ impl Application<'_> {
             score: self.selection.score,
             are_zeros_pruned: &self.selection.are_zeros_pruned,
             backend: &backend,
+            limits: Limits::default(),
         };
         let n_parameters = subject.parameters().len();
         let found: Vec<Mutex<Found>> = (0..n_parameters).map(|_| Mutex::default()).collect();

@@ -157,19 +157,17 @@ pub enum PruneError {
     },
     /// Two inputs have a tensor in different shapes.
     #[error(
-        "`{}` has shape {expected} in `{}` and {found} in `{}`",
-        Printable(tensor), first.display(), other.display()
+        "`{}` has shape {found} in `{}`, and {expected} in the inputs before it",
+        Printable(tensor), path.display()
     )]
     Shape {
         /// The tensor.
         tensor: String,
-        /// The first input.
-        first: PathBuf,
-        /// Its shape there.
+        /// The input.
+        path: PathBuf,
+        /// The shape in the inputs before it.
         expected: Shape,
-        /// The other input.
-        other: PathBuf,
-        /// Its shape there.
+        /// The shape in this one.
         found: Shape,
     },
     /// An input has a mask for a tensor that another input lacks.

@@ -14,16 +14,29 @@ use crate::prune::tile::KeyScratch;
 use crate::prune::tile::Scorer;
 use crate::prune::tile::Tile;
 
-/// Most memory of the counts and cells of all groups together.
-const CELL_MEMORY: u64 = 24 << 20;
 /// Memory of one count and the cell that it becomes.
 const PER_CELL: u64 = 80;
 /// Most stretches that a group is divided into: their counts fit the second cache.
 const MOST_CELLS: u64 = 1 << 16;
 /// Fewest stretches that a group is divided into, so that it always makes progress.
 const FEWEST_CELLS: u64 = 16;
-/// Most keys, in all groups together, that are gathered one by one.
-const MOST_GATHERED: u64 = 1 << 20;
+/// How much is held of keys at a time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Bytes of the counts and cells of all groups together.
+    pub(super) cell_bytes: u64,
+    /// Keys, in all groups together, that are gathered one by one.
+    pub(super) gathered: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            cell_bytes: 24 << 20,
+            gathered: 1 << 20,
+        }
+    }
+}
 
 /// Keys that lie in one stretch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,7 +206,7 @@ pub(super) fn refine(
     fineness: u64,
     effort: Effort<'_>,
 ) -> Result<(), PruneError> {
-    let countings = plan(groups, fineness);
+    let countings = plan(groups, scorer.limits, fineness);
     let mut group_of = vec![usize::MAX; scorer.subject.parameters().len()];
     let mut parameters = Vec::new();
     for (index, group) in groups.iter().enumerate() {
@@ -228,12 +241,12 @@ pub(super) fn refine(
 }
 
 /// How each group is counted next.
-fn plan(groups: &[Group], fineness: u64) -> Vec<Counting> {
+fn plan(groups: &[Group], limits: Limits, fineness: u64) -> Vec<Counting> {
     let n_open = groups.iter().filter(|group| group.is_open()).count().max(1) as u64;
-    let most_cells = (CELL_MEMORY / (PER_CELL * n_open))
+    let most_cells = (limits.cell_bytes / (PER_CELL * n_open))
         .clamp(FEWEST_CELLS, MOST_CELLS)
         .saturating_mul(fineness);
-    let most_gathered = MOST_GATHERED / n_open;
+    let most_gathered = limits.gathered / n_open;
     groups
         .iter()
         .map(|group| {

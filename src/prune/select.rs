@@ -11,6 +11,7 @@ use crate::prune::census::take_census;
 use crate::prune::channel::sum_channels;
 use crate::prune::choose::Chosen;
 use crate::prune::cut::Cut;
+use crate::prune::histogram::Limits;
 use crate::prune::pass::Effort;
 use crate::prune::pattern::check_groups;
 use crate::prune::subject::Subject;
@@ -67,6 +68,16 @@ pub fn select(
     target: &Target,
     effort: Effort<'_>,
 ) -> Result<Selection, PruneError> {
+    select_within(subject, target, Limits::default(), effort)
+}
+
+/// [`select`], with so much memory for keys; none changes a bit of the result.
+pub(super) fn select_within(
+    subject: &Subject,
+    target: &Target,
+    limits: Limits,
+    effort: Effort<'_>,
+) -> Result<Selection, PruneError> {
     target.check()?;
     if let Target::Pattern(pattern) = *target {
         check_groups(subject, pattern)?;
@@ -80,6 +91,7 @@ pub fn select(
         score: Score::Magnitude,
         are_zeros_pruned: &undecided,
         backend: &backend,
+        limits,
     };
     let census: Vec<Census> = take_census(&scorer, *target, effort)?;
     let zeros_are_mask = |(parameter, census): (usize, &Census)| {

@@ -6,6 +6,7 @@ use crate::kernel::Backend;
 use crate::kernel::cpu::Cpu;
 use crate::kernel::first_not_flag;
 use crate::prune::PruneError;
+use crate::prune::histogram::Limits;
 use crate::prune::score::EXCLUDED;
 use crate::prune::score::Width;
 use crate::prune::subject::Subject;
@@ -51,6 +52,8 @@ pub(super) struct Scorer<'a> {
     /// For each parameter, whether its zeros are its mask.
     pub(super) are_zeros_pruned: &'a [bool],
     pub(super) backend: &'a Cpu,
+    /// How much is held of keys at a time.
+    pub(super) limits: Limits,
 }
 
 /// Scratch memory for the keys of a piece.

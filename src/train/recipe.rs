@@ -22,7 +22,7 @@ use crate::train::schedule::ScheduleError;
 
 /// How a network is trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// Passes over the training images.
     pub epochs: u64,
@@ -244,8 +244,8 @@ impl Recipe {
         };
         let whole = "a whole number of at least 1";
         field(self.epochs > 0, "epochs", whole, 0.0)?;
-        field(self.batch_size > 0, "batch-size", whole, 0.0)?;
-        field(self.limit_train != Some(0), "limit-train", whole, 0.0)?;
+        field(self.batch_size > 0, "batch_size", whole, 0.0)?;
+        field(self.limit_train != Some(0), "limit_train", whole, 0.0)?;
         match self.optimizer {
             Optimizer::Sgd { momentum, nesterov } => {
                 field(is_share(momentum), "momentum", share, momentum)?;
@@ -269,10 +269,10 @@ impl Recipe {
             warmup_epochs,
         } = &self.pace
         {
-            field(is_positive(*rate), "learning-rate", positive, *rate)?;
+            field(is_positive(*rate), "learning_rate", positive, *rate)?;
             let is_legal = is_not_negative(*warmup_epochs) && *warmup_epochs < self.epochs as f64;
             let expected = "at least 0 and below the number of epochs";
-            field(is_legal, "warmup-epochs", expected, *warmup_epochs)?;
+            field(is_legal, "warmup_epochs", expected, *warmup_epochs)?;
             if let Fall::Step { milestones, factor } = shape {
                 field(is_positive(*factor), "factor", positive, *factor)?;
                 for &epoch in milestones {
@@ -281,11 +281,11 @@ impl Recipe {
             }
         }
         let decay = self.weight_decay;
-        field(is_not_negative(decay), "weight-decay", not_negative, decay)?;
+        field(is_not_negative(decay), "weight_decay", not_negative, decay)?;
         let smoothing = self.label_smoothing;
-        field(is_share(smoothing), "label-smoothing", share, smoothing)?;
+        field(is_share(smoothing), "label_smoothing", share, smoothing)?;
         if let Some(norm) = self.clip_norm {
-            field(is_positive(norm), "clip-norm", positive, norm)?;
+            field(is_positive(norm), "clip_norm", positive, norm)?;
         }
         match self.average {
             Average::None => Ok(()),
@@ -440,19 +440,19 @@ mod tests {
         );
         check(
             |recipe| recipe.batch_size = 0,
-            "`batch-size` is 0, expected a whole number of at least 1",
+            "`batch_size` is 0, expected a whole number of at least 1",
         );
         check(
             |recipe| recipe.label_smoothing = 1.0,
-            "`label-smoothing` is 1, expected a number in [0, 1)",
+            "`label_smoothing` is 1, expected a number in [0, 1)",
         );
         check(
             |recipe| recipe.weight_decay = f64::NAN,
-            "`weight-decay` is NaN, expected a number of at least 0",
+            "`weight_decay` is NaN, expected a number of at least 0",
         );
         check(
             |recipe| recipe.clip_norm = Some(0.0),
-            "`clip-norm` is 0, expected a number above 0",
+            "`clip_norm` is 0, expected a number above 0",
         );
         check(
             |recipe| recipe.average = Average::Swa { start: 10 },
@@ -479,7 +479,7 @@ mod tests {
                     warmup_epochs: 0.0,
                 }
             },
-            "`learning-rate` is -0.1, expected a number above 0",
+            "`learning_rate` is -0.1, expected a number above 0",
         );
         check(
             |recipe| {
@@ -489,7 +489,7 @@ mod tests {
                     warmup_epochs: 10.0,
                 }
             },
-            "`warmup-epochs` is 10, expected at least 0 and below the number of epochs",
+            "`warmup_epochs` is 10, expected at least 0 and below the number of epochs",
         );
     }
 }

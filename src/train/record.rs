@@ -324,13 +324,13 @@ pub(super) mod tests {
         };
         check(
             |b| b.recipe.weight_decay = 0.0,
-            "recipe.weight-decay",
+            "recipe.weight_decay",
             "0.0005",
             "0.0",
         );
         check(
             |b| b.recipe.limit_train = Some(3),
-            "recipe.limit-train",
+            "recipe.limit_train",
             "null",
             "3",
         );

@@ -144,7 +144,7 @@ pub(crate) struct ModelChoice {
     pub(crate) classes: Option<usize>,
 
     /// An option of the model, such as hidden=300,100; may be repeated
-    #[arg(long = "option", value_name = "NAME=VALUE", value_parser = key_and_value)]
+    #[arg(long = "option", visible_alias = "model-option", value_name = "NAME=VALUE", value_parser = key_and_value)]
     pub(crate) options: Vec<(String, String)>,
 }
 

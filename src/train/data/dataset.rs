@@ -227,7 +227,7 @@ impl Normalisation {
 
 /// How training images are varied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct Augmentation {
     /// Black pixels added at each side, before a part of the image's size is cut out at
     /// random; 0 leaves the image where it is.

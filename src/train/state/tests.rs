@@ -185,7 +185,7 @@ fn files_that_are_no_state_of_this_training_are_refused() {
                 *text = text.replace("0.0005", "0.001");
             });
         },
-        "is the state of another training: `recipe.weight-decay` is 0.001 there and 0.0005 here",
+        "is the state of another training: `recipe.weight_decay` is 0.001 there and 0.0005 here",
     );
     check(
         &|path| change(path, all, none, position("format_version", "2")),

@@ -5,20 +5,24 @@ use std::sync::atomic::Ordering;
 use super::*;
 use crate::graph::Features;
 use crate::graph::Graph;
+use crate::graph::Role;
 use crate::graph::models::ModelSpec;
 use crate::graph::models::build;
 use crate::tensor::Mask;
 use crate::train::Objective;
 use crate::train::Rule;
 use crate::train::data::Augmentation;
+use crate::train::data::DataSpec;
 use crate::train::data::Normalisation;
 use crate::train::data::Samples;
+use crate::train::data::open;
 use crate::train::engine::EngineError;
 use crate::train::engine::Images;
 use crate::train::engine::Masks;
 use crate::train::engine::Optimizer;
 use crate::train::engine::StepSeed;
 use crate::train::engine::Update;
+use crate::train::native::Native;
 use crate::train::recipe::Average;
 use crate::train::recipe::Fall;
 use crate::train::recipe::Pace;
@@ -590,4 +594,73 @@ fn what_goes_wrong_is_named() {
         &mut Record::default(),
         "the recipe cannot be followed",
     );
+}
+
+/// A small network with batch norm on the digits, in the engine that is meant for it.
+fn native(digits: &Dataset, masks: &Masks, n_threads: usize) -> Native {
+    let graph = convnet(digits);
+    let weights = Weights::initial(&graph, 1);
+    Native::new(graph, &weights, masks.clone(), n_threads).unwrap()
+}
+
+fn convnet(digits: &Dataset) -> Graph {
+    let mut spec = ModelSpec::new("convnet", digits.image(), digits.classes());
+    spec.options.insert("widths".to_owned(), "4,8".to_owned());
+    build(&spec).unwrap()
+}
+
+#[test]
+fn the_native_engine_keeps_masks_bits_and_states() {
+    let digits = open(&DataSpec::default()).unwrap();
+    let graph = convnet(&digits);
+    let masks: Masks = graph
+        .parameters
+        .iter()
+        .map(|parameter| {
+            let numel = parameter.shape.numel() as usize;
+            (parameter.role == Role::Weight).then(|| Mask::from_fn(numel, |idx| idx % 4 == 1))
+        })
+        .collect();
+    for mut recipe in recipes() {
+        recipe.limit_train = Some(170);
+        recipe.epochs = 2;
+        recipe.average = match recipe.average {
+            Average::Swa { .. } => Average::Swa { start: 1 },
+            other => other,
+        };
+        recipe.batch_size = 48;
+        let plan = Plan::new(&digits, &recipe).unwrap();
+        assert_eq!(plan.steps(), 8);
+        let run = |n_threads, state: Option<&State>| {
+            let mut record = Record {
+                save_every: Some(1),
+                ..Record::default()
+            };
+            let flag = AtomicBool::new(false);
+            let mut watch = Interrupting {
+                record: &mut record,
+                flag: &flag,
+            };
+            let mut engine = native(&digits, &masks, n_threads);
+            let outcome = fit(&mut engine, &plan, state, &mut watch, &flag).unwrap();
+            (done(outcome), record.saved)
+        };
+        let (outcome, saved) = run(1, None);
+        assert_eq!((&outcome, &saved), (&run(2, None).0, &run(3, None).1));
+        for state in &saved {
+            let slots = state.optimizer.slots.iter();
+            for values in slots.chain([&state.weights.values, &outcome.values]) {
+                for (values, mask) in values.iter().zip(&masks) {
+                    let Some(mask) = mask else { continue };
+                    for (idx, value) in values.iter().enumerate() {
+                        assert!(mask.is_retained(idx) || value.to_bits() == 0);
+                    }
+                }
+            }
+        }
+        for state in saved.iter().step_by(3) {
+            let (found, _) = run(2, Some(state));
+            assert_eq!(found, outcome, "from step {}", state.step);
+        }
+    }
 }
