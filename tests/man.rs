@@ -130,6 +130,8 @@ fn every_command_has_a_page_that_says_how_it_ends() {
         "-inspect",
         "-verify",
         "-train",
+        "-eval",
+        "-recalibrate",
         "-data",
         "-model",
         "-prune",

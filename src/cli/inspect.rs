@@ -300,7 +300,9 @@ fn lineage(certificate: &Certificate) -> String {
         count(certificate.prunable),
         count(zeros)
     ));
-    if certificate.options.batch_norm_pooled {
+    if !certificate.recalibrated.is_empty() {
+        lines.push_str("statistics of batch norm were estimated again after the merge\n");
+    } else if certificate.options.batch_norm_pooled {
         lines.push_str("statistics of batch norm were averaged and need estimating again\n");
     }
     generation(&certificate.soup, 0, &mut lines);
