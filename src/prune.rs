@@ -66,7 +66,7 @@ pub use target::Target;
 /// Anonymous memory that a pruning takes at most beside what it knows of each tensor:
 /// stretches of scores, and the scratch memory of the threads.
 ///
-/// What is known of a tensor (its name, place, counts and digests) takes about 2 KB,
+/// What is known of a tensor (its name, place, counts and digests) takes about 3 KB,
 /// its digests 32 bytes per 65,536 elements, and `channels` 9 bytes per channel.
 /// `benches/prune.rs` measures it.
 pub const MOST_MEMORY: u64 = 96 << 20;

@@ -128,6 +128,13 @@ fn what_is_pruned_can_be_merged_checked_and_pruned_further() {
     assert_eq!(record["target"]["weights"]["amount"]["of-remaining"], 0.5);
     assert_eq!(record["retained"], 275);
     assert_eq!(record["tensors"].as_object().unwrap().len(), 5);
+    let shown = bench.run(&["inspect", "q.st"]);
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("from p.st ("), "{shown}");
+    assert!(
+        shown.contains("275 of 5,488 prunable weights retained"),
+        "{shown}"
+    );
     let said = bench.expect(&["prune", "q.st", "-o", "r.st", "--sparsity", "0.5"], 3);
     assert!(
         said.contains("5213 of 5488 weights pruned already, and the target allows 2744"),
@@ -369,4 +376,62 @@ fn what_makes_no_sense_is_refused_and_leaves_nothing() {
     assert!(said.contains("is the input"), "{said}");
     bench.expect(&["prune", "dense.st", "--plan", "--sparsity", "0.5"], 0);
     assert_eq!(bench.names(), INPUTS);
+}
+
+/// Writes matrices of U8: a name, the number of rows, and the values.
+fn write_masks(path: &Path, tensors: &[(&str, usize, &[u8])]) {
+    let views = tensors.iter().map(|(name, rows, values)| {
+        let shape = vec![*rows, values.len() / rows];
+        let dtype = safetensors::Dtype::U8;
+        let view = safetensors::tensor::TensorView::new(dtype, shape, values).unwrap();
+        ((*name).to_owned(), view)
+    });
+    safetensors::serialize_to_file(views, None, path).unwrap();
+}
+
+#[test]
+fn masks_that_do_not_go_together_are_refused() {
+    let bench = Bench::new();
+    write_masks(&bench.at("m.st"), &[("fc2.weight", 2, &[1, 0, 1, 1])]);
+    write_masks(
+        &bench.at("wide.st"),
+        &[("fc2.weight_mask", 1, &[1, 0, 1, 1])],
+    );
+    write_masks(&bench.at("two.st"), &[("fc2.weight", 2, &[1, 0, 2, 1])]);
+    write_masks(&bench.at("other.st"), &[("fc3.weight", 2, &[1, 0, 1, 1])]);
+    let refused = |words: &[&str], part: &str| {
+        let said = bench.expect(words, 3);
+        assert!(said.contains(part), "{words:?}: {said}");
+    };
+    let shape = "`fc2.weight` has shape [1, 4] in `wide.st`, and [2, 2] in the inputs before it";
+    refused(&["mask", "diff", "m.st", "wide.st"], shape);
+    let holds = "mask `fc2.weight` in `two.st` holds something else than 0 and 1 at index 2";
+    refused(&["mask", "union", "m.st", "two.st", "-o", "u.st"], holds);
+    let lacks = "`fc2.weight` has a mask in `m.st`, and `other.st` has no such tensor";
+    refused(&["mask", "diff", "m.st", "other.st"], lacks);
+    bench.expect(&["mask", "diff", "m.st", "m.st"], 0);
+    refused(
+        &["mask", "diff", "dense.st", "dense.st"],
+        "none of the inputs has a mask",
+    );
+    let given = ["prune", "dense.st", "-o", "p.st", "--from-mask", "two.st"];
+    refused(&given, "fc2.weight");
+    assert!(!bench.at("p.st").exists() && !bench.at("u.st").exists());
+}
+
+#[test]
+fn a_mask_file_that_is_no_mask_is_named() {
+    let bench = Bench::new();
+    let values: Vec<u8> = (0..400).map(|index| u8::from(index % 2 == 0) * 3).collect();
+    write_masks(&bench.at("m.st"), &[("fc2.weight", 10, &values)]);
+    for option in ["--mask", "--from-mask"] {
+        let mut words = vec!["prune", "dense.st", "-o", "p.st", option, "m.st"];
+        if option == "--mask" {
+            words.extend(["--sparsity", "0.5"]);
+        }
+        let said = bench.expect(&words, 3);
+        let part = "mask `fc2.weight` in `m.st` holds something else than 0 and 1 at index 0";
+        assert!(said.contains(part), "{said}");
+    }
+    assert!(!bench.at("p.st").exists());
 }

@@ -128,7 +128,10 @@ fn ingredients(n_ingredients: usize, seed: u64) -> Vec<Tensors> {
             .collect();
         for tensors in &mut all {
             let bytes = is_retained.iter().flat_map(|&retained| {
-                let value = if retained { next() - 0.4999 } else { 0.0 };
+                // Far enough from zero that F16 keeps it: a zero would not be retained.
+                let centred = next() - 0.5;
+                let away = centred + 1e-4_f32.copysign(centred);
+                let value = if retained { away } else { 0.0 };
                 match dtype {
                     Dtype::F16 => half::f16::from_f32(value).to_le_bytes().to_vec(),
                     Dtype::BF16 => half::bf16::from_f32(value).to_le_bytes().to_vec(),

@@ -141,6 +141,7 @@ JSON output:
     verified          whether everything that was checked holds
     mode              recomputed, or self-check
     n_tensors         number of tensors of the soup
+    n_recalibrated    those of them that are statistics estimated again after the merge
     differences       kind, tensor, coordinate, message; the first element that
                       differs comes first
   Exit status 6 goes with verified = false; other failures print an error object.

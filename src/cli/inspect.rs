@@ -22,6 +22,8 @@ use sms_merge::merge::Observer;
 use sms_merge::merge::Scanned;
 use sms_merge::merge::SoupRecord;
 use sms_merge::merge::scan;
+use sms_merge::prune::PRUNING_KEY;
+use sms_merge::prune::PruningRecord;
 use sms_merge::tensor::Printable;
 
 use crate::cli::SCHEMA;
@@ -242,12 +244,18 @@ impl Inspection<'_> {
             plural(rows.len() as u64, "tensor"),
             self.total().sentence(n_pruned)
         ));
+        let pruning = PruningRecord::of(checkpoint);
+        let is_told =
+            |key: &str| key == CERTIFICATE_KEY || (key == PRUNING_KEY && pruning.is_some());
         for (key, value) in checkpoint.metadata() {
-            if key != CERTIFICATE_KEY {
+            if !is_told(key) {
                 let (key, value) = (Printable(key), Printable(value));
                 let value = cut(&value.to_string(), is_verbose);
                 lines.push_str(&format!("metadata {key} = {value}\n"));
             }
+        }
+        if let Some(pruning) = &pruning {
+            lines.push_str(&origin(pruning));
         }
         if let Some(certificate) = self.certificate {
             lines.push_str(&lineage(certificate));
@@ -262,6 +270,19 @@ fn cut(value: &str, is_verbose: bool) -> String {
     }
     let start: String = value.chars().take(MOST_CHARACTERS).collect();
     format!("{start}... (-v shows all)")
+}
+
+/// How a mask came about.
+fn origin(pruning: &PruningRecord) -> String {
+    format!(
+        "pruned by {} from {} ({})\nmask {}: {} of {} prunable weights retained\n",
+        Clean(&pruning.tool),
+        Printable(&pruning.source),
+        pruning.source_digest,
+        pruning.mask,
+        count(pruning.retained),
+        count(pruning.prunable)
+    )
 }
 
 /// How a soup came about, and its ingredients that are soups in turn.
@@ -279,7 +300,9 @@ fn lineage(certificate: &Certificate) -> String {
         count(certificate.prunable),
         count(zeros)
     ));
-    if certificate.options.batch_norm_pooled {
+    if !certificate.recalibrated.is_empty() {
+        lines.push_str("statistics of batch norm were estimated again after the merge\n");
+    } else if certificate.options.batch_norm_pooled {
         lines.push_str("statistics of batch norm were averaged and need estimating again\n");
     }
     generation(&certificate.soup, 0, &mut lines);

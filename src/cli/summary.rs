@@ -269,7 +269,7 @@ impl Summary<'_> {
         if merged.needs_recalibration {
             warnings.push(
                 "running statistics of batch norm were averaged: estimate them again on \
-                 training data before using the soup"
+                 training data before using the soup, such as by `sms-merge recalibrate`"
                     .to_owned(),
             );
         }

@@ -36,6 +36,7 @@ struct VerifyObject {
     verified: bool,
     mode: &'static str,
     n_tensors: usize,
+    n_recalibrated: usize,
     differences: Vec<DifferenceObject>,
 }
 
@@ -59,6 +60,7 @@ pub(crate) fn run(arguments: &VerifyArguments, interrupted: &AtomicBool) -> anyh
         .map(|path| Checkpoint::open(path, &options))
         .transpose()?;
     let n_tensors = soup.tensors().len();
+    let n_recalibrated = certificate.recalibrated.len();
     let all = checkpoints.iter().chain(&mask);
     let bytes = match checkpoints.len() {
         0 => soup.tensor_bytes(),
@@ -92,6 +94,7 @@ pub(crate) fn run(arguments: &VerifyArguments, interrupted: &AtomicBool) -> anyh
                 _ => "recomputed",
             },
             n_tensors,
+            n_recalibrated,
             differences: differences.iter().map(DifferenceObject::new).collect(),
         };
         text::print(&text::json(&object)?)?;
@@ -104,6 +107,7 @@ pub(crate) fn run(arguments: &VerifyArguments, interrupted: &AtomicBool) -> anyh
         if let Some(more) = differences.len().checked_sub(MOST_SHOWN + 1) {
             report.push_str(&format!("and {} more\n", more + 1));
         }
+        let proved = plural(n_tensors.saturating_sub(n_recalibrated) as u64, "tensor");
         let n_tensors = plural(n_tensors as u64, "tensor");
         report.push_str(&match (verified, n_ingredients) {
             (false, _) => format!("`{soup}` is not what its certificate says\n"),
@@ -111,10 +115,16 @@ pub(crate) fn run(arguments: &VerifyArguments, interrupted: &AtomicBool) -> anyh
                 "`{soup}` is as it was written: {n_tensors}, nothing off the mask is non-zero\n"
             ),
             (true, n) => format!(
-                "`{soup}` is proved: every bit of {n_tensors} is what {} give\n",
+                "`{soup}` is proved: every bit of {proved} is what {} give\n",
                 plural(n as u64, "ingredient")
             ),
         });
+        if verified && n_ingredients > 0 && n_recalibrated > 0 {
+            report.push_str(&format!(
+                "{} of batch norm were estimated again since, and are as they were then\n",
+                plural(n_recalibrated as u64, "tensor")
+            ));
+        }
         text::print(&report)?;
         if verified && n_ingredients == 0 && !arguments.report.quiet {
             if retained_zeros > 0 {

@@ -141,13 +141,28 @@ struct Counter<'a> {
     group_of: &'a [usize],
     countings: &'a [Counting],
     found: &'a [Mutex<Found>],
+    /// What is not handed over yet, and of which group.
     own: Found,
+    own_group: usize,
     scratch: KeyScratch,
+}
+
+impl Counter<'_> {
+    /// Hands over what was found of a group: seldom, because many tensors may share one.
+    fn hand_over(&mut self) {
+        lock(&self.found[self.own_group]).add(&mut self.own);
+        self.own.counts.clear();
+        self.own.squares.clear();
+    }
 }
 
 impl Visitor for Counter<'_> {
     fn visit(&mut self, tile: &Tile<'_>) -> Result<(), PruneError> {
         let group = self.group_of[tile.parameter];
+        if group != self.own_group {
+            self.hand_over();
+            self.own_group = group;
+        }
         let scale = self.groups[group].scale;
         let Found {
             gathered,
@@ -191,10 +206,10 @@ impl Visitor for Counter<'_> {
         }
     }
 
-    fn leave(&mut self, parameter: usize) {
-        lock(&self.found[self.group_of[parameter]]).add(&mut self.own);
-        self.own.counts.clear();
-        self.own.squares.clear();
+    fn leave(&mut self, _parameter: usize) {}
+
+    fn end(&mut self) {
+        self.hand_over();
     }
 }
 
@@ -225,6 +240,7 @@ pub(super) fn refine(
         countings: &countings,
         found: &found,
         own: Found::default(),
+        own_group: 0,
         scratch: KeyScratch::new(),
     })?;
     for ((group, counting), found) in groups.iter_mut().zip(countings).zip(found) {

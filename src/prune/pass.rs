@@ -41,6 +41,9 @@ pub(super) trait Visitor: Send {
 
     /// Hands over what was found in a parameter, before another one or the end.
     fn leave(&mut self, parameter: usize);
+
+    /// Hands over what was kept back, after the last tile.
+    fn end(&mut self) {}
 }
 
 /// How tensors are cut for the threads.
@@ -112,6 +115,7 @@ impl Effort<'_> {
                 }
             }
             worker.leave();
+            worker.visitor.end();
         };
         std::thread::scope(|scope| {
             for _ in 1..threads {

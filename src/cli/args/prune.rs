@@ -51,7 +51,7 @@ JSON output:
 /// dimensions whose last name component contains `weight` or `kernel`, and that are no
 /// norm, embedding or bias by name. Of equal scores, that of the lower (tensor, index)
 /// goes first. The result is a function of the inputs, for any number of threads, and
-/// memory does not grow with the size of the tensors: at most 96 MiB and 2 KB per tensor.
+/// memory does not grow with the size of the tensors: at most 96 MiB and 3 KB per tensor.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 #[command(after_long_help = format!("{EXAMPLES}\n{JSON}\n{EXIT_STATUS}"))]

@@ -60,8 +60,10 @@ struct Picture<'a> {
     cell: f64,
     /// Left edge of the cells; names stand before it.
     left: f64,
-    /// Upper edge of the cells; slanted names stand above it.
+    /// Upper edge of the cells; names stand above it.
     top: f64,
+    /// Whether names are too long to stand upright above their columns.
+    is_slanted: bool,
     text: String,
 }
 
@@ -70,14 +72,16 @@ impl<'a> Picture<'a> {
         let longest = names.iter().map(|name| name.chars().count()).max();
         let label = longest.unwrap_or(0) as f64 * CHARACTER;
         let cell = (SIDE / names.len().max(1) as f64).clamp(CELL[0], CELL[1]);
+        let is_slanted = label > cell.max(NAMED);
         Self {
             title,
             names,
             evaluation,
             cell: cell.floor(),
             left: 52.0 + label,
-            // Half of the names' slanted length, and three lines of text.
-            top: 104.0 + label * 0.71,
+            // The names' slanted height, and three lines of text.
+            top: 104.0 + if is_slanted { label * 0.71 } else { 0.0 },
+            is_slanted,
             text: String::new(),
         }
     }
@@ -92,7 +96,7 @@ impl<'a> Picture<'a> {
         // The last column's name leans over the accuracies, and titles are long.
         let right = 84.0_f64.max(label * 0.71 + 16.0);
         let subtitle = format!(
-            "accuracy {}, {} images; rows are labels, columns are predictions",
+            "accuracy {}, {} images; rows are labels, and at their end is the class's accuracy",
             percent(self.evaluation.accuracy),
             count(self.evaluation.samples)
         );
@@ -206,9 +210,14 @@ impl<'a> Picture<'a> {
                 y + middle + 4.0
             );
             let (x, above) = (x + middle, self.top - 8.0);
+            let placed = if self.is_slanted {
+                format!("transform=\"rotate(-45 {x} {above})\"")
+            } else {
+                "text-anchor=\"middle\"".to_owned()
+            };
             let _ = writeln!(
                 self.text,
-                "<text x=\"{x}\" y=\"{above}\" transform=\"rotate(-45 {x} {above})\">{name}</text>"
+                "<text x=\"{x}\" y=\"{above}\" {placed}>{name}</text>"
             );
             if let Some(accuracy) = self.evaluation.classes[class].accuracy {
                 let _ = writeln!(

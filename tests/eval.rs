@@ -1,0 +1,330 @@
+//! `sms-merge eval` and `sms-merge recalibrate` as a user runs them.
+#![cfg(feature = "train")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::process::Output;
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The digits have 360 test images, 1,437 to train on, and hold out 144 of those.
+const TEST_IMAGES: u64 = 360;
+
+fn run(directory: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sms-merge"))
+        .current_dir(directory)
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+/// Standard output of a run that must succeed.
+fn text(directory: &Path, arguments: &[&str]) -> String {
+    let output = run(directory, arguments);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}\n{error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn json(directory: &Path, arguments: &[&str]) -> Value {
+    let with_json = [arguments, &["--json"]].concat();
+    serde_json::from_str(&text(directory, &with_json)).unwrap()
+}
+
+/// Exit status and standard error of a run that must fail.
+fn failure(directory: &Path, arguments: &[&str]) -> (i32, String) {
+    let output = run(directory, arguments);
+    let error = String::from_utf8(output.stderr).unwrap();
+    (output.status.code().unwrap(), error)
+}
+
+/// A directory with a model of batch norm, `base.st`, two that were trained on from it,
+/// `a.st` and `b.st`, their soup, and one without batch norm, `mlp.st`.
+fn models() -> TempDir {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    let train = |arguments: &[&str]| {
+        let short = ["train", "--epochs", "1", "--limit-train", "256", "-q"];
+        text(path, &[&short, arguments].concat());
+    };
+    let convnet = ["--model", "convnet", "--model-option", "widths=4,8"];
+    train(&[&convnet[..], &["-o", "base.st"]].concat());
+    train(&["--init", "base.st", "--seed", "1", "-o", "a.st"]);
+    train(&["--init", "base.st", "--seed", "2", "-o", "b.st"]);
+    train(&[
+        "--model",
+        "mlp",
+        "--model-option",
+        "hidden=8",
+        "-o",
+        "mlp.st",
+    ]);
+    text(path, &["a.st", "b.st", "-o", "soup.st", "-q"]);
+    directory
+}
+
+fn float(value: &Value) -> f64 {
+    value.as_f64().unwrap()
+}
+
+#[test]
+fn eval_measures_models_and_their_ensemble() {
+    let directory = models();
+    let path = directory.path();
+    let found = json(path, &["eval", "a.st", "b.st", "--confusion", "c.svg"]);
+    assert_eq!(found["schema"], 1);
+    assert_eq!(found["data"]["name"], "digits");
+    assert_eq!(found["data"]["part"], "test");
+    assert_eq!(found["data"]["images"], TEST_IMAGES);
+    let models = found["models"].as_array().unwrap();
+    let evaluations = models.iter().map(|model| &model["evaluation"]);
+    for evaluation in evaluations.chain([&found["ensemble"]]) {
+        assert_eq!(evaluation["samples"], TEST_IMAGES);
+        let confusion = evaluation["confusion"].as_array().unwrap();
+        let counts = confusion.iter().flat_map(|row| row.as_array().unwrap());
+        let sum: u64 = counts.map(|count| count.as_u64().unwrap()).sum();
+        assert_eq!(sum, TEST_IMAGES);
+        let diagonal: u64 = (0..10)
+            .map(|class| confusion[class][class].as_u64().unwrap())
+            .sum();
+        assert_eq!(evaluation["correct"], diagonal);
+        let share = diagonal as f64 / TEST_IMAGES as f64;
+        assert_eq!(float(&evaluation["accuracy"]), share);
+    }
+    // The cross-entropy of a mean of probabilities is at most the mean cross-entropy.
+    let losses: Vec<f64> = models
+        .iter()
+        .map(|model| float(&model["evaluation"]["loss"]))
+        .collect();
+    let mean = (losses[0] + losses[1]) / 2.0;
+    assert!(float(&found["ensemble"]["loss"]) < mean);
+    // One model's numbers do not depend on its company, nor on the engine.
+    let alone = json(path, &["eval", "a.st"]);
+    assert_eq!(alone["models"][0], models[0]);
+    assert_eq!(alone["ensemble"], Value::Null);
+    let candle = json(path, &["eval", "a.st", "--engine", "candle"]);
+    let candle = &candle["models"][0]["evaluation"];
+    assert_eq!(candle["confusion"], models[0]["evaluation"]["confusion"]);
+    assert!((float(&candle["loss"]) - losses[0]).abs() < 1e-6);
+    let picture = fs::read_to_string(path.join("c.svg")).unwrap();
+    assert!(picture.starts_with("<svg ") && picture.ends_with("</svg>\n"));
+    assert!(picture.contains("ensemble of 2 checkpoints on digits"));
+    let (status, error) = failure(path, &["eval", "a.st", "--confusion", "c.svg"]);
+    assert_eq!(status, 2, "{error}");
+}
+
+#[test]
+fn eval_knows_parts_and_corruptions() {
+    let directory = models();
+    let path = directory.path();
+    let images = |arguments: &[&str]| {
+        let found = json(path, &[&["eval", "mlp.st"], arguments].concat());
+        found["data"]["images"].as_u64().unwrap()
+    };
+    assert_eq!(images(&["--on", "validation"]), 144);
+    assert_eq!(images(&["--on", "train"]), 1293);
+    assert_eq!(images(&["--on", "train", "--validation", "0.5"]), 719);
+    assert_eq!(images(&["--limit", "50"]), 50);
+    let found = json(path, &["eval", "mlp.st", "a.st", "--ood", "--limit", "60"]);
+    assert_eq!(
+        found["ood"]["severities"],
+        serde_json::json!([1, 2, 3, 4, 5])
+    );
+    let corruptions = found["ood"]["corruptions"].as_array().unwrap();
+    assert_eq!(corruptions.len(), 12);
+    for corruption in corruptions {
+        for found in corruption["models"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .chain([&corruption["ensemble"]])
+        {
+            let accuracies = found["accuracy"].as_array().unwrap();
+            assert_eq!(accuracies.len(), 5);
+            let sum: f64 = accuracies.iter().map(float).sum();
+            assert!((sum / 5.0 - float(&found["mean_accuracy"])).abs() < 1e-12);
+        }
+    }
+    let at = |severity: usize| -> f64 {
+        let accuracies = corruptions
+            .iter()
+            .map(|corruption| &corruption["models"][1]["accuracy"]);
+        accuracies
+            .map(|by_severity| float(&by_severity[severity]))
+            .sum()
+    };
+    assert!(at(4) < at(0), "{} {}", at(4), at(0));
+    let shown = text(path, &["eval", "mlp.st", "--ood", "--limit", "60"]);
+    assert!(shown.contains("Accuracy on corrupted images, by severity"));
+    assert!(shown.contains("\ngaussian-noise "));
+}
+
+#[test]
+fn eval_says_what_does_not_fit() {
+    let directory = models();
+    let path = directory.path();
+    let (status, error) = failure(path, &["eval", "missing.st"]);
+    assert_eq!(status, 5, "{error}");
+    let (status, error) = failure(path, &["eval", "a.st", "--model", "mlp"]);
+    assert_eq!(status, 3, "{error}");
+    assert!(
+        error.contains("`a.st` is no checkpoint of `mlp`"),
+        "{error}"
+    );
+    let (status, error) = failure(
+        path,
+        &["eval", "a.st", "--on", "validation", "--validation", "0"],
+    );
+    assert_eq!(status, 2, "{error}");
+    // A model that has diverged.
+    let bytes = fs::read(path.join("mlp.st")).unwrap();
+    let end = bytes.len();
+    let mut broken = bytes.clone();
+    broken[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(path.join("nan.st"), broken).unwrap();
+    let (status, error) = failure(path, &["eval", "nan.st"]);
+    assert_eq!(status, 1, "{error}");
+    assert!(error.contains("`nan.st` cannot be evaluated"), "{error}");
+    assert!(error.contains("are not finite"), "{error}");
+}
+
+/// Bytes of every tensor of a file, by name.
+fn tensors(path: &Path) -> Vec<(String, Vec<u8>)> {
+    let bytes = fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors: Vec<(String, Vec<u8>)> = file
+        .iter()
+        .map(|(name, tensor)| (name.to_owned(), tensor.data().to_vec()))
+        .collect();
+    tensors.sort();
+    tensors
+}
+
+fn metadata(path: &Path) -> Value {
+    let bytes = fs::read(path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    header["__metadata__"].clone()
+}
+
+#[test]
+fn recalibrate_changes_statistics_alone_and_keeps_the_proof() {
+    let directory = models();
+    let path = directory.path();
+    let warned = run(path, &["eval", "soup.st"]);
+    let warned = String::from_utf8(warned.stderr).unwrap();
+    assert!(warned.contains("sms-merge recalibrate soup.st"), "{warned}");
+    let arguments = [
+        "recalibrate",
+        "soup.st",
+        "-o",
+        "ready.st",
+        "--images",
+        "300",
+    ];
+    let found = json(path, &arguments);
+    assert_eq!(found["has_batch_norm"], true);
+    assert_eq!(found["data"]["batches"], 2);
+    assert_eq!(found["data"]["images"], 256);
+    assert_eq!(found["tensors"].as_array().unwrap().len(), 6);
+    let before = tensors(&path.join("soup.st"));
+    let after = tensors(&path.join("ready.st"));
+    for ((name, before), (other, after)) in before.iter().zip(&after) {
+        assert_eq!(name, other);
+        let is_statistic = name.contains("running") || name.contains("tracked");
+        assert_eq!(before != after, is_statistic, "{name}");
+        if name.contains("tracked") {
+            assert_eq!(after, &2_i64.to_le_bytes(), "{name}");
+        }
+    }
+    // The same images give the same bytes, whatever the number of threads.
+    let again = [
+        "recalibrate",
+        "soup.st",
+        "-o",
+        "again.st",
+        "--images",
+        "300",
+    ];
+    text(path, &[&again[..], &["--threads", "1"]].concat());
+    let read = |name: &str| fs::read(path.join(name)).unwrap();
+    assert_eq!(read("ready.st"), read("again.st"));
+    let shown = run(path, &["eval", "ready.st"]);
+    assert!(shown.stderr.is_empty());
+    assert!(text(path, &["verify", "ready.st"]).contains("as it was written"));
+    let proved = text(path, &["verify", "ready.st", "a.st", "b.st"]);
+    assert!(
+        proved.contains("6 tensors of batch norm were estimated again"),
+        "{proved}"
+    );
+    let inspected = text(path, &["inspect", "ready.st"]);
+    assert!(inspected.contains("were estimated again after the merge"));
+    // A soup of recalibrated models is not recalibrated.
+    text(path, &["recalibrate", "a.st", "-o", "ra.st", "-q"]);
+    text(path, &["recalibrate", "b.st", "-o", "rb.st", "-q"]);
+    assert!(metadata(&path.join("ra.st"))["sms_recalibration"].is_string());
+    text(path, &["ra.st", "rb.st", "-o", "rsoup.st", "-q"]);
+    let soup = metadata(&path.join("rsoup.st"));
+    assert_eq!(soup["sms_recalibration"], Value::Null);
+    assert!(soup["sms_model"].is_string());
+}
+
+#[test]
+fn tampering_with_a_recalibrated_soup_is_found() {
+    let directory = models();
+    let path = directory.path();
+    text(path, &["recalibrate", "soup.st", "-o", "ready.st", "-q"]);
+    let bytes = fs::read(path.join("ready.st")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let begin = bytes.as_ptr() as usize;
+    for name in ["bn1.running_mean", "conv1.weight"] {
+        let at = file.tensor(name).unwrap().data().as_ptr() as usize - begin;
+        let mut changed = bytes.clone();
+        changed[at] ^= 1;
+        fs::write(path.join("changed.st"), changed).unwrap();
+        for ingredients in [&[][..], &["a.st", "b.st"]] {
+            let arguments = [&["verify", "changed.st"], ingredients].concat();
+            assert_eq!(failure(path, &arguments).0, 6, "{name} {ingredients:?}");
+        }
+    }
+    // A certificate cannot excuse a weight.
+    let place = |word: &[u8], from: usize| {
+        let found = bytes[from..]
+            .windows(word.len())
+            .position(|part| part == word);
+        found.unwrap() + from
+    };
+    let list = place(br#"recalibrated\":["#, 0);
+    let at = place(b"bn1.running_mean", list);
+    let mut forged = bytes.clone();
+    forged[at..at + 16].copy_from_slice(b"conv1.weight    ");
+    fs::write(path.join("forged.st"), forged).unwrap();
+    let status = failure(path, &["verify", "forged.st", "a.st", "b.st"]).0;
+    assert_eq!(status, 6);
+}
+
+#[test]
+fn recalibrate_leaves_other_models_alone() {
+    let directory = models();
+    let path = directory.path();
+    let shown = text(path, &["recalibrate", "mlp.st", "-o", "same.st"]);
+    assert!(shown.contains("no batch norm"), "{shown}");
+    let read = |name: &str| fs::read(path.join(name)).unwrap();
+    assert_eq!(read("mlp.st"), read("same.st"));
+    let refused = |arguments: &[&str], expected: i32| {
+        let all = [&["recalibrate", "soup.st", "-o", "never.st"], arguments].concat();
+        let (status, error) = failure(path, &all);
+        assert_eq!(status, expected, "{error}");
+        assert!(!path.join("never.st").exists());
+        error
+    };
+    let error = refused(&["--images", "0"], 2);
+    assert!(error.contains("0 images make no batch of 128"), "{error}");
+    refused(&["--images", "100"], 2);
+    refused(&["--images", "2000"], 2);
+    let error = failure(path, &["recalibrate", "soup.st", "-o", "a.st"]);
+    assert_eq!(error.0, 2, "{}", error.1);
+}
