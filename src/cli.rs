@@ -91,6 +91,8 @@ fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit>
         Command::Check(arguments) => check::run(arguments, interrupted),
         Command::Inspect(arguments) => inspect::run(arguments, interrupted),
         Command::Verify(arguments) => verify::run(arguments, interrupted),
+        Command::Prune(arguments) => prune::run(arguments, interrupted),
+        Command::Mask(arguments) => mask::run(arguments, interrupted),
         Command::Model(arguments) => model::run(arguments, interrupted),
         #[cfg(feature = "train")]
         Command::Data(arguments) => data::run(arguments),
@@ -100,8 +102,6 @@ fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit>
         Command::Eval(arguments) => eval::run(arguments, interrupted),
         #[cfg(feature = "train")]
         Command::Recalibrate(arguments) => recalibrate::run(arguments, interrupted),
-        Command::Prune(arguments) => prune::run(arguments, interrupted),
-        Command::Mask(arguments) => mask::run(arguments, interrupted),
         Command::Completions(arguments) => completions::run(arguments),
     }
 }

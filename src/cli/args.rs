@@ -176,6 +176,8 @@ pub(crate) enum Command {
     Check(CheckArguments),
     Inspect(InspectArguments),
     Verify(VerifyArguments),
+    Prune(Box<PruneArguments>),
+    Mask(MaskCommandArguments),
     Model(model::ModelArguments),
     #[cfg(feature = "train")]
     Data(data::DataArguments),
@@ -185,8 +187,6 @@ pub(crate) enum Command {
     Eval(Box<eval::EvalArguments>),
     #[cfg(feature = "train")]
     Recalibrate(Box<recalibrate::RecalibrateArguments>),
-    Prune(Box<PruneArguments>),
-    Mask(MaskCommandArguments),
     Completions(CompletionsArguments),
 }
 

@@ -18,6 +18,8 @@ mod plan;
 mod pool;
 mod product;
 mod sparse;
+#[cfg(test)]
+mod tests;
 mod weight_gradient;
 mod window;
 

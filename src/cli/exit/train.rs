@@ -2,7 +2,6 @@
 
 use std::error::Error;
 
-use sms_merge::checkpoint::CheckpointError;
 use sms_merge::checkpoint::RewriteError;
 use sms_merge::format::replace::Failure;
 use sms_merge::format::replace::ReplaceError;
@@ -10,7 +9,6 @@ use sms_merge::graph::DescriptionError;
 use sms_merge::graph::models::ModelError;
 use sms_merge::train::WeightsError;
 use sms_merge::train::card::CardError;
-use sms_merge::train::data::DataError;
 use sms_merge::train::evaluate::EvaluateError;
 use sms_merge::train::masks::MaskError;
 use sms_merge::train::recalibrate::RecalibrateError;
@@ -47,9 +45,6 @@ pub(super) fn exit_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
     }
     if let Some(error) = cause.downcast_ref::<FitError>() {
         return of_fit(error);
-    }
-    if let Some(error) = cause.downcast_ref::<DataError>() {
-        return Some(of_data(error));
     }
     if let Some(error) = cause.downcast_ref::<WeightsError>() {
         return Some(match error {
@@ -94,17 +89,6 @@ fn of_fit(error: &FitError) -> Option<Exit> {
         FitError::Recipe(_) | FitError::Data(_) | FitError::Watch { .. } => None,
         FitError::NoImages | FitError::Shape { .. } => Some(Exit::Incompatible),
         FitError::NonFinite { .. } | FitError::Engine { .. } => Some(Exit::Failed),
-    }
-}
-
-fn of_data(error: &DataError) -> Exit {
-    match error {
-        DataError::Unknown { .. } | DataError::Fraction { .. } => Exit::Usage,
-        DataError::Source(_)
-        | DataError::Missing { .. }
-        | DataError::Memory { .. }
-        | DataError::Checkpoint(CheckpointError::Source(_)) => Exit::Io,
-        _ => Exit::Incompatible,
     }
 }
 

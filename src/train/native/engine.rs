@@ -34,7 +34,7 @@ use rayon::prelude::*;
 pub struct Native {
     graph: Graph,
     threads: ThreadPool,
-    network: Network,
+    pub(super) network: Network,
 }
 
 /// Everything that a pass reads and writes.

@@ -7,21 +7,21 @@ use pulp::Simd;
 use pulp::WithSimd;
 use rayon::prelude::*;
 
-use super::super::convolve::Store;
-use super::super::lanes::LANES;
-use super::super::lanes::Layout;
-use super::super::lanes::Row;
-use super::super::product::Sums;
-use super::super::product::VECTORS;
-use super::super::product::block_size;
-use super::super::product::largest_block;
-use super::super::product::with_block;
-use super::super::window::Phase;
-use super::super::window::count;
+use crate::train::native::convolve::Store;
+use crate::train::native::lanes::LANES;
+use crate::train::native::lanes::Layout;
+use crate::train::native::lanes::Row;
+use crate::train::native::product::Sums;
+use crate::train::native::product::VECTORS;
+use crate::train::native::product::block_size;
+use crate::train::native::product::largest_block;
+use crate::train::native::product::with_block;
+use crate::train::native::window::Phase;
+use crate::train::native::window::count;
 
 /// Which rows each target reads, by which weight.
 #[derive(Clone, Debug)]
-pub(in super::super) struct Routes {
+pub(in crate::train::native) struct Routes {
     source: Layout,
     target: Layout,
     phases: Vec<PhaseRoutes>,
@@ -61,7 +61,7 @@ impl Routes {
 
     /// Convolves all tiles with compact `weights`; `bias` has one number per target
     /// channel, or none. `ordered` is scratch memory.
-    pub(in super::super) fn run(
+    pub(in crate::train::native) fn run(
         &self,
         arch: pulp::Arch,
         weights: &[f32],

@@ -6,10 +6,10 @@ use pulp::Simd;
 use pulp::WithSimd;
 use rayon::prelude::*;
 
-use super::super::convolve::Store;
-use super::super::lanes::LANES;
-use super::super::lanes::Row;
-use super::super::product::VECTORS;
+use crate::train::native::convolve::Store;
+use crate::train::native::lanes::LANES;
+use crate::train::native::lanes::Row;
+use crate::train::native::product::VECTORS;
 
 /// Retained weights of a target row in one block of source rows, on average: enough
 /// that loading and storing the sums does not count.
@@ -23,7 +23,7 @@ const CHUNK: usize = 128;
 
 /// Which source rows each target row reads, by which weight.
 #[derive(Clone, Debug)]
-pub(in super::super) struct Routes {
+pub(in crate::train::native) struct Routes {
     n_target: usize,
     n_source: usize,
     /// `splits[block * n_target + target]`: where the block's routes of the target begin.
@@ -73,7 +73,7 @@ impl Routes {
 
     /// Multiplies all tiles by the compact `weights`; `bias` has one number per target
     /// row, or none.
-    pub(in super::super) fn run(
+    pub(in crate::train::native) fn run(
         &self,
         arch: pulp::Arch,
         weights: &[f32],

@@ -4,14 +4,14 @@ use pulp::Simd;
 use pulp::WithSimd;
 use rayon::prelude::*;
 
-use super::super::lanes::LANES;
-use super::super::lanes::Layout;
-use super::super::lanes::Row;
-use super::super::weight_gradient::STRIP_PIXELS;
-use super::super::weight_gradient::SUM_LANES;
-use super::super::weight_gradient::tiles_per_part;
-use super::super::weight_gradient::total;
-use super::super::window::Phase;
+use crate::train::native::lanes::LANES;
+use crate::train::native::lanes::Layout;
+use crate::train::native::lanes::Row;
+use crate::train::native::weight_gradient::STRIP_PIXELS;
+use crate::train::native::weight_gradient::SUM_LANES;
+use crate::train::native::weight_gradient::tiles_per_part;
+use crate::train::native::weight_gradient::total;
+use crate::train::native::window::Phase;
 
 /// Retained weights that share one pass over the output's gradient.
 const GROUP: usize = 8;
@@ -33,7 +33,7 @@ fn by_output<'a>(
 }
 
 /// `gradient[j] = sum over images of delta[o] * source[i]` of the retained (o, i).
-pub(in super::super) fn linear(
+pub(in crate::train::native) fn linear(
     arch: pulp::Arch,
     positions: &[u32],
     n_source: usize,
@@ -109,18 +109,18 @@ impl Dots<'_> {
 }
 
 /// Gradient of a convolution's retained weights.
-pub(in super::super) struct ConvolutionGradient<'a> {
-    pub(in super::super) phase: &'a Phase,
-    pub(in super::super) n_taps: usize,
-    pub(in super::super) source: Layout,
-    pub(in super::super) delta: Layout,
+pub(in crate::train::native) struct ConvolutionGradient<'a> {
+    pub(in crate::train::native) phase: &'a Phase,
+    pub(in crate::train::native) n_taps: usize,
+    pub(in crate::train::native) source: Layout,
+    pub(in crate::train::native) delta: Layout,
     /// Elements of the whole tensor.
-    pub(in super::super) numel: usize,
+    pub(in crate::train::native) numel: usize,
 }
 
 impl ConvolutionGradient<'_> {
     /// Writes the compact gradient: sums in the order of the dense kernel.
-    pub(in super::super) fn run(
+    pub(in crate::train::native) fn run(
         &self,
         arch: pulp::Arch,
         positions: &[u32],
