@@ -122,9 +122,9 @@ impl CandleEngine {
     }
 
     fn check(&self, images: Images<'_>) -> Result<(), EngineError> {
-        let expected = images.samples * self.graph.input().numel();
+        let expected = images.samples.saturating_mul(self.graph.input().numel());
         let found = images.pixels.len();
-        if expected == found && images.samples > 0 {
+        if expected == found {
             Ok(())
         } else {
             Err(EngineError::Batch {
@@ -179,6 +179,9 @@ impl Engine for CandleEngine {
 
     fn predict(&mut self, images: Images<'_>) -> Result<Vec<f32>, EngineError> {
         self.check(images)?;
+        if images.samples == 0 {
+            return Ok(Vec::new());
+        }
         let (logits, _) = self.forward(images, Mode::Predict)?;
         rows(&logits).map_err(failed)
     }
@@ -192,6 +195,9 @@ impl Engine for CandleEngine {
     ) -> Result<Loss, EngineError> {
         self.check(images)?;
         self.gradients.fill(None);
+        if images.samples == 0 {
+            return Err(EngineError::OneValue);
+        }
         let (logits, statistics) = self.forward(images, Mode::Train(seed))?;
         let host = rows(&logits).map_err(failed)?;
         let classes = self.graph.classes();
@@ -203,6 +209,9 @@ impl Engine for CandleEngine {
 
     fn observe(&mut self, images: Images<'_>, factor: f64) -> Result<(), EngineError> {
         self.check(images)?;
+        if images.samples == 0 {
+            return Err(EngineError::OneValue);
+        }
         let (_, statistics) = self.forward(images, Mode::Observe)?;
         self.move_statistics(&statistics, Some(factor))
             .map_err(failed)

@@ -143,7 +143,8 @@ pub trait Engine: Send {
     ) -> Result<Loss, EngineError>;
 
     /// Forward pass that only moves the running statistics: `factor` is the share of
-    /// this batch (1/k for the k-th batch makes a cumulative mean), no dropout.
+    /// this batch (1/k for the k-th batch makes a cumulative mean), no dropout. Counts of
+    /// batches rise by one, as they do in training.
     ///
     /// # Errors
     /// [`EngineError::Batch`], [`EngineError::OneValue`], [`EngineError::Device`].
