@@ -60,16 +60,8 @@ fn main() {
         .collect();
     let mut torch = Torch::start();
     println!(
-        "{:<14} {:>8} {:>9} {:>9} {:>7} {:>9} {:>9} {:>7}  {}",
-        "model",
-        "sparsity",
-        "step ms",
-        "torch ms",
-        "ratio",
-        "eval ms",
-        "torch ms",
-        "ratio",
-        "buffers MB"
+        "{:<14} {:>8} {:>9} {:>9} {:>7} {:>9} {:>9} {:>7}  buffers MB",
+        "model", "sparsity", "step ms", "torch ms", "ratio", "eval ms", "torch ms", "ratio"
     );
     for (name, model, options, [channels, height, width]) in MODELS {
         if !wanted.is_empty() && !wanted.iter().any(|word| word == name) {

@@ -9,6 +9,7 @@ use super::elementwise;
 use super::elementwise::Shortcut;
 use super::engine::Network;
 use super::forward::pool;
+use super::lanes::Deposit;
 use super::lanes::LANES;
 use super::lanes::Row;
 use super::lanes::scatter;
@@ -31,9 +32,12 @@ use crate::graph::ParameterIdx;
 struct Written(Vec<bool>);
 
 impl Written {
-    /// Whether the gradient must be added to what is there; from now on it must.
-    fn adds(&mut self, buffer: BufferIdx) -> bool {
-        mem::replace(&mut self.0[buffer], true)
+    /// How a gradient is written now; from then on it is added to.
+    fn deposit(&mut self, buffer: BufferIdx) -> Deposit {
+        match mem::replace(&mut self.0[buffer], true) {
+            true => Deposit::Add,
+            false => Deposit::Set,
+        }
     }
 }
 
@@ -42,27 +46,27 @@ impl Network {
     /// classes).
     pub(super) fn backward(&mut self, delta: &[f32]) {
         let n_tiles = self.batch.n_tiles();
-        for (buffer, gradient) in self.plan.buffers.iter().zip(&mut self.gradients) {
-            if buffer.has_gradient {
-                gradient.resize(n_tiles * buffer.layout.rows(), Row::ZERO);
-            }
+        for (layout, gradient) in self.plan.slots.iter().zip(&mut self.gradients) {
+            gradient.resize(n_tiles * layout.rows(), Row::ZERO);
         }
         let mut written = Written(vec![false; self.plan.buffers.len()]);
-        written.adds(self.plan.logits);
+        written.deposit(self.plan.logits);
         let layout = self.layout(self.plan.logits);
-        let tiles = self.gradients[self.plan.logits].chunks_exact_mut(layout.rows());
+        let mut logits = self.lend(self.plan.logits);
+        let tiles = logits.chunks_exact_mut(layout.rows());
         for (tile, delta) in tiles.zip(delta.chunks(layout.rows() * LANES)) {
             scatter(delta, layout, delta.len() / layout.rows(), tile);
         }
+        self.give_back(self.plan.logits, logits);
         for idx in (0..self.plan.steps.len()).rev() {
             let step = self.plan.steps[idx].clone();
             // A step that nothing reads, or that no weight precedes, has no gradient.
             if !written.0[step.target] {
                 continue;
             }
-            let mut delta = mem::take(&mut self.gradients[step.target]);
+            let mut delta = self.lend(step.target);
             self.differentiate(idx, &step, &mut delta, &mut written);
-            self.gradients[step.target] = delta;
+            self.give_back(step.target, delta);
         }
         for parameter in &mut self.parameters {
             parameter.mask_gradient();
@@ -85,38 +89,38 @@ impl Network {
             } => {
                 self.bias_gradient(step, bias, delta);
                 self.convolution_gradient(step, window, weight, delta);
-                self.into_source(step, written, |network, adds, target| {
-                    network.convolve_back(step, window, weight, delta, adds, target);
+                self.fill_source(step, written, |network, deposit, target| {
+                    network.convolve_back(step, window, weight, delta, deposit, target);
                 });
             }
             Kind::Linear { weight, bias } => {
                 self.bias_gradient(step, bias, delta);
                 self.linear_gradient(step, weight, delta);
-                self.into_source(step, written, |network, adds, target| {
-                    network.multiply_back(step, weight, delta, adds, target);
+                self.fill_source(step, written, |network, deposit, target| {
+                    network.multiply_back(step, weight, delta, deposit, target);
                 });
             }
-            Kind::MaxPool(window) => self.into_source(step, written, |network, adds, target| {
+            Kind::MaxPool(window) => self.fill_source(step, written, |network, deposit, target| {
                 let pool = pool(
                     window,
                     network.layout(step.source),
                     network.layout(step.target),
                 );
-                clear_unless(adds, target);
+                clear_for(deposit, target);
                 pool.max_backward(delta, &network.kept[idx].choices, target);
             }),
-            Kind::AvgPool(window) => self.into_source(step, written, |network, adds, target| {
+            Kind::AvgPool(window) => self.fill_source(step, written, |network, deposit, target| {
                 let pool = pool(
                     window,
                     network.layout(step.source),
                     network.layout(step.target),
                 );
-                clear_unless(adds, target);
+                clear_for(deposit, target);
                 pool.average_backward(delta, target);
             }),
             Kind::Shortcut { stride, before } => {
-                self.into_source(step, written, |network, adds, target| {
-                    clear_unless(adds, target);
+                self.fill_source(step, written, |network, deposit, target| {
+                    clear_for(deposit, target);
                     Shortcut {
                         stride,
                         before,
@@ -126,8 +130,8 @@ impl Network {
                     .backward(delta, target);
                 });
             }
-            Kind::Flatten => self.into_source(step, written, |network, adds, target| {
-                elementwise::flatten_backward(delta, adds, target, network.layout(step.source));
+            Kind::Flatten => self.fill_source(step, written, |network, deposit, target| {
+                elementwise::flatten_backward(delta, deposit, target, network.layout(step.source));
             }),
             Kind::Dropout { .. } => {
                 elementwise::scale(&self.kept[idx].factors, delta);
@@ -143,27 +147,41 @@ impl Network {
         }
     }
 
-    /// Lends out the gradient of the step's source, if it has one.
-    fn into_source(
-        &mut self,
-        step: &Step,
-        written: &mut Written,
-        write: impl FnOnce(&mut Self, bool, &mut [Row]),
-    ) {
-        if self.plan.buffers[step.source].has_gradient {
-            let adds = written.adds(step.source);
-            let mut target = mem::take(&mut self.gradients[step.source]);
-            write(self, adds, &mut target);
-            self.gradients[step.source] = target;
+    /// Takes out the gradient of a buffer, so that all else can be read meanwhile.
+    fn lend(&mut self, buffer: BufferIdx) -> Vec<Row> {
+        let slot = self.plan.slot_of[buffer];
+        slot.map_or_else(Vec::new, |slot| mem::take(&mut self.gradients[slot]))
+    }
+
+    fn give_back(&mut self, buffer: BufferIdx, gradient: Vec<Row>) {
+        if let Some(slot) = self.plan.slot_of[buffer] {
+            self.gradients[slot] = gradient;
         }
     }
 
-    /// Copies or adds a gradient to that of another buffer of the same shape.
+    /// Hands the gradient of the step's source to `write`, if there is one.
+    fn fill_source(
+        &mut self,
+        step: &Step,
+        written: &mut Written,
+        write: impl FnOnce(&mut Self, Deposit, &mut [Row]),
+    ) {
+        if self.plan.buffers[step.source].has_gradient {
+            let deposit = written.deposit(step.source);
+            let mut target = self.lend(step.source);
+            write(self, deposit, &mut target);
+            self.give_back(step.source, target);
+        }
+    }
+
+    /// Copies or deposit a gradient to that of another buffer of the same shape.
     fn hand_on(&mut self, to: BufferIdx, from: BufferIdx, delta: &[Row], written: &mut Written) {
         if self.plan.buffers[to].has_gradient {
-            let adds = written.adds(to);
+            let deposit = written.deposit(to);
             let (source, target) = (self.layout(from), self.layout(to));
-            elementwise::transfer(delta, source, adds, &mut self.gradients[to], target);
+            let mut gradient = self.lend(to);
+            elementwise::transfer(delta, source, deposit, &mut gradient, target);
+            self.give_back(to, gradient);
         }
     }
 
@@ -182,7 +200,7 @@ impl Network {
             Rectify::Yes => Some(self.values[step.target].as_slice()),
             Rectify::No => None,
         };
-        let sums = norm.reduce(self.arch, &affine, source, output, delta);
+        let sums = norm.reduce(&affine, source, output, delta);
         let scales = &mut self.parameters[parameters.weight].gradient;
         for (gradient, (product, _)) in scales.iter_mut().zip(&sums) {
             *gradient = *product as f32;
@@ -194,9 +212,9 @@ impl Network {
         if let Some(addend) = step.addend {
             self.hand_on(addend, step.target, delta, written);
         }
-        self.into_source(step, written, |network, adds, target| {
+        self.fill_source(step, written, |network, deposit, target| {
             let source = &network.values[step.source];
-            norm.differentiate(network.arch, &affine, &sums, source, delta, adds, target);
+            norm.differentiate(&affine, &sums, source, delta, deposit, target);
         });
         self.kept[idx].affine = affine;
     }
@@ -257,13 +275,20 @@ impl Network {
         window: Window,
         weight: ParameterIdx,
         delta: &[Row],
-        adds: bool,
+        deposit: Deposit,
         target: &mut [Row],
     ) {
         let (inputs, outputs) = (self.layout(step.source), self.layout(step.target));
         let weight = &self.parameters[weight];
         if let Some(PatternKind::Convolution { backward, .. }) = weight.pattern_kind() {
-            backward.run(self.arch, &weight.values, &[], store(adds), delta, target);
+            backward.run(
+                self.arch,
+                &weight.values,
+                &[],
+                store(deposit),
+                delta,
+                target,
+            );
             return;
         }
         let n_taps = window.n_taps();
@@ -273,7 +298,7 @@ impl Network {
             source: outputs,
             target: inputs,
             bias: &[],
-            store: store(adds),
+            store: store(deposit),
         }
         .run(
             self.arch,
@@ -316,21 +341,28 @@ impl Network {
         step: &Step,
         weight: ParameterIdx,
         delta: &[Row],
-        adds: bool,
+        deposit: Deposit,
         target: &mut [Row],
     ) {
         let n_inputs = self.layout(step.source).rows();
         let n_outputs = self.layout(step.target).rows();
         let weight = &self.parameters[weight];
         if let Some(PatternKind::Linear { backward, .. }) = weight.pattern_kind() {
-            backward.run(self.arch, &weight.values, &[], store(adds), delta, target);
+            backward.run(
+                self.arch,
+                &weight.values,
+                &[],
+                store(deposit),
+                delta,
+                target,
+            );
             return;
         }
         Product {
             n_source: n_outputs,
             n_target: n_inputs,
             bias: &[],
-            store: store(adds),
+            store: store(deposit),
         }
         .run(
             self.arch,
@@ -342,12 +374,16 @@ impl Network {
     }
 }
 
-fn store(adds: bool) -> Store {
-    if adds { Store::Add } else { Store::Plain }
+fn store(deposit: Deposit) -> Store {
+    match deposit {
+        Deposit::Set => Store::Plain,
+        Deposit::Add => Store::Add,
+    }
 }
 
-fn clear_unless(adds: bool, target: &mut [Row]) {
-    if !adds {
+/// Makes room for what is added up.
+fn clear_for(deposit: Deposit, target: &mut [Row]) {
+    if deposit == Deposit::Set {
         target.fill(Row::ZERO);
     }
 }

@@ -2,13 +2,20 @@
 
 use rayon::prelude::*;
 
+use super::lanes::Deposit;
 use super::lanes::LANES;
 use super::lanes::Layout;
 use super::lanes::Row;
 use super::norm::Rectify;
 
 /// Copies maps between buffers whose planes may have different borders, or adds them.
-pub(super) fn transfer(source: &[Row], from: Layout, adds: bool, target: &mut [Row], to: Layout) {
+pub(super) fn transfer(
+    source: &[Row],
+    from: Layout,
+    deposit: Deposit,
+    target: &mut [Row],
+    to: Layout,
+) {
     let source_rows = from.plane.rows();
     target
         .par_chunks_exact_mut(to.plane.rows())
@@ -19,7 +26,10 @@ pub(super) fn transfer(source: &[Row], from: Layout, adds: bool, target: &mut [R
                 let source = &source[from.plane.line(y)];
                 for (target, source) in target[to.plane.line(y)].iter_mut().zip(source) {
                     for (target, &value) in target.0.iter_mut().zip(&source.0) {
-                        *target = if adds { *target + value } else { value };
+                        *target = match deposit {
+                            Deposit::Set => value,
+                            Deposit::Add => *target + value,
+                        };
                     }
                 }
             }
@@ -34,9 +44,9 @@ pub(super) fn add(
     target: &mut [Row],
     to: Layout,
 ) {
-    transfer(source.0, source.1, false, target, to);
+    transfer(source.0, source.1, Deposit::Set, target, to);
     if let Some((rows, layout)) = addend {
-        transfer(rows, layout, true, target, to);
+        transfer(rows, layout, Deposit::Add, target, to);
     }
     if rectify == Rectify::Yes {
         target.par_iter_mut().for_each(|row| {
@@ -177,14 +187,17 @@ pub(super) fn flatten(source: &[Row], from: Layout, target: &mut [Row]) {
 }
 
 /// Writes the gradient of a vector to that of the map it came from, or adds it.
-pub(super) fn flatten_backward(delta: &[Row], adds: bool, target: &mut [Row], to: Layout) {
+pub(super) fn flatten_backward(delta: &[Row], deposit: Deposit, target: &mut [Row], to: Layout) {
     let vectors = delta.chunks_exact(to.plane.height * to.plane.width);
     let planes = target.chunks_exact_mut(to.plane.rows());
     for (delta, target) in vectors.zip(planes) {
         for (y, delta) in delta.chunks_exact(to.plane.width).enumerate() {
             for (target, delta) in target[to.plane.line(y)].iter_mut().zip(delta) {
                 for (target, &value) in target.0.iter_mut().zip(&delta.0) {
-                    *target = if adds { *target + value } else { value };
+                    *target = match deposit {
+                        Deposit::Set => value,
+                        Deposit::Add => *target + value,
+                    };
                 }
             }
         }

@@ -47,7 +47,7 @@ pub(super) struct Network {
     pub(super) batch: Batch,
     /// One per buffer of the plan.
     pub(super) values: Vec<Vec<Row>>,
-    /// One per buffer; empty where there is no gradient.
+    /// One per slot of the plan.
     pub(super) gradients: Vec<Vec<Row>>,
     /// What steps keep for the backward pass.
     pub(super) kept: Vec<Kept>,
@@ -158,7 +158,7 @@ impl Native {
             counts: weights.counts.clone(),
             batch: Batch { samples: 0 },
             values: vec![Vec::new(); plan.buffers.len()],
-            gradients: vec![Vec::new(); plan.buffers.len()],
+            gradients: vec![Vec::new(); plan.slots.len()],
             kept: vec![Kept::default(); plan.steps.len()],
             scratch: Scratch::default(),
             plan,

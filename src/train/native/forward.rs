@@ -8,6 +8,7 @@ use super::elementwise;
 use super::elementwise::Shortcut;
 use super::engine::Network;
 use super::engine::Purpose;
+use super::lanes::Deposit;
 use super::lanes::LANES;
 use super::lanes::Layout;
 use super::lanes::Row;
@@ -87,7 +88,7 @@ impl Network {
             Kind::Flatten => elementwise::flatten(source, from, target),
             Kind::Dropout { node, probability } => match purpose {
                 Purpose::Train(seed) => self.drop_out(idx, step, node, probability, seed, target),
-                _ => elementwise::transfer(source, from, false, target, to),
+                _ => elementwise::transfer(source, from, Deposit::Set, target, to),
             },
         }
         Ok(())
@@ -185,7 +186,7 @@ impl Network {
             None => self.running_moments(parameters),
             Some(_) if norm.count() < 2 => return Err(EngineError::OneValue),
             Some(factor) => {
-                let moments = norm.moments(self.arch, &self.values[step.source]);
+                let moments = norm.moments(&self.values[step.source]);
                 self.track(parameters, &moments, norm.count(), factor);
                 moments
             }
@@ -209,7 +210,7 @@ impl Network {
             .addend
             .map(|idx| (self.values[idx].as_slice(), self.layout(idx)));
         let source = &self.values[step.source];
-        norm.normalise(self.arch, &affine, source, addend, step.rectify, target);
+        norm.normalise(&affine, source, addend, step.rectify, target);
         self.kept[idx].affine = affine;
         Ok(())
     }
@@ -217,6 +218,7 @@ impl Network {
     /// The batch norm of a step, on the loaded batch.
     pub(super) fn norm(&self, step: &Step) -> Norm {
         Norm {
+            arch: self.arch,
             source: self.layout(step.source),
             target: self.layout(step.target),
             batch: self.batch,
@@ -258,7 +260,13 @@ impl Network {
             scatter(factors, layout, factors.len() / numel, tile);
         }
         let from = self.layout(step.source);
-        elementwise::transfer(&self.values[step.source], from, false, target, layout);
+        elementwise::transfer(
+            &self.values[step.source],
+            from,
+            Deposit::Set,
+            target,
+            layout,
+        );
         elementwise::scale(&self.kept[idx].factors, target);
     }
 }

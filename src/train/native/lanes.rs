@@ -137,6 +137,15 @@ impl Batch {
     }
 }
 
+/// What happens to a number that is written where another may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Deposit {
+    /// It takes the place.
+    Set,
+    /// It is added.
+    Add,
+}
+
 /// Lays out row-major (samples, channels, height, width) numbers.
 pub(super) fn scatter(images: &[f32], layout: Layout, n_lanes: usize, tile: &mut [Row]) {
     let plane = layout.plane;

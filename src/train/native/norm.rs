@@ -6,6 +6,7 @@
 use rayon::prelude::*;
 
 use super::lanes::Batch;
+use super::lanes::Deposit;
 use super::lanes::LANES;
 use super::lanes::Layout;
 use super::lanes::Row;
@@ -36,6 +37,7 @@ pub(super) enum Rectify {
 /// A batch norm over maps of one shape.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Norm {
+    pub(super) arch: pulp::Arch,
     pub(super) source: Layout,
     pub(super) target: Layout,
     pub(super) batch: Batch,
@@ -67,17 +69,17 @@ impl Norm {
     }
 
     /// Moments of every channel.
-    pub(super) fn moments(&self, arch: pulp::Arch, source: &[Row]) -> Vec<Moments> {
+    pub(super) fn moments(&self, source: &[Row]) -> Vec<Moments> {
         (0..self.source.channels)
             .into_par_iter()
             .map(|channel| {
                 let count = self.count() as f64;
-                let mean = self.sum(arch, source, channel, 0.0, Power::First) / count;
+                let mean = self.sum(source, channel, 0.0, Power::First) / count;
                 let near = mean as f32;
                 // The mean is rounded to f32 for the second pass; what that shifts is
                 // taken out again.
                 let rest = mean - f64::from(near);
-                let squares = self.sum(arch, source, channel, near, Power::Second) / count;
+                let squares = self.sum(source, channel, near, Power::Second) / count;
                 Moments {
                     mean,
                     variance: (squares - rest * rest).max(0.0),
@@ -86,14 +88,7 @@ impl Norm {
             .collect()
     }
 
-    fn sum(
-        &self,
-        arch: pulp::Arch,
-        source: &[Row],
-        channel: usize,
-        from: f32,
-        power: Power,
-    ) -> f64 {
+    fn sum(&self, source: &[Row], channel: usize, from: f32, power: Power) -> f64 {
         let plane_rows = self.source.plane.rows();
         let tiles = source.chunks_exact(self.source.rows());
         let mut sum = 0.0;
@@ -102,7 +97,7 @@ impl Norm {
             let mut lanes = LaneSums::new();
             for y in 0..self.source.plane.height {
                 let line = &plane[self.source.plane.line(y)];
-                lanes.add(&arch.dispatch(LineSum { line, from, power }));
+                lanes.add(&self.arch.dispatch(LineSum { line, from, power }));
             }
             sum += lanes.total(self.batch.lanes(tile));
         }
@@ -112,7 +107,6 @@ impl Norm {
     /// `target = (source - mean) * scale + shift`, plus `addend` if there is one.
     pub(super) fn normalise(
         &self,
-        arch: pulp::Arch,
         affine: &[Affine],
         source: &[Row],
         addend: Option<(&[Row], Layout)>,
@@ -128,7 +122,7 @@ impl Norm {
                 let source = plane_of(source, self.source, idx);
                 let addend = addend.map(|(rows, layout)| (plane_of(rows, layout, idx), layout));
                 for y in 0..self.target.plane.height {
-                    arch.dispatch(NormaliseLine {
+                    self.arch.dispatch(NormaliseLine {
                         affine,
                         source: &source[self.source.plane.line(y)],
                         addend: addend.map(|(rows, layout)| &rows[layout.plane.line(y)]),
@@ -144,7 +138,6 @@ impl Norm {
     /// positive.
     pub(super) fn reduce(
         &self,
-        arch: pulp::Arch,
         affine: &[Affine],
         source: &[Row],
         output: Option<&[Row]>,
@@ -161,7 +154,7 @@ impl Norm {
                 let (mut products, mut plain) = (LaneSums::new(), LaneSums::new());
                 for y in 0..self.target.plane.height {
                     let line = self.target.plane.line(y);
-                    let (product, sum) = arch.dispatch(ReduceLine {
+                    let (product, sum) = self.arch.dispatch(ReduceLine {
                         mean: affine.mean,
                         source: &source[self.source.plane.line(y)],
                         output: output.map(|rows| &rows[line.clone()]),
@@ -187,12 +180,11 @@ impl Norm {
     /// Gradient with respect to the source, from the sums of [`reduce`](Self::reduce).
     pub(super) fn differentiate(
         &self,
-        arch: pulp::Arch,
         affine: &[Affine],
         sums: &[(f64, f64)],
         source: &[Row],
         delta: &[Row],
-        adds: bool,
+        deposit: Deposit,
         target: &mut [Row],
     ) {
         let plane_rows = self.source.plane.rows();
@@ -208,13 +200,13 @@ impl Norm {
                 let delta = plane_of(delta, self.target, idx);
                 let n_lanes = self.batch.lanes(idx / self.source.channels);
                 for y in 0..self.source.plane.height {
-                    arch.dispatch(DifferentiateLine {
+                    self.arch.dispatch(DifferentiateLine {
                         affine,
                         slope: (product / count * f64::from(affine.inverse_deviation)) as f32,
                         offset: (sum / count) as f32,
                         source: &source[self.source.plane.line(y)],
                         delta: &delta[self.target.plane.line(y)],
-                        adds,
+                        deposit,
                         n_lanes,
                         target: &mut target[self.source.plane.line(y)],
                     });
@@ -345,7 +337,7 @@ struct DifferentiateLine<'a> {
     offset: f32,
     source: &'a [Row],
     delta: &'a [Row],
-    adds: bool,
+    deposit: Deposit,
     n_lanes: usize,
     target: &'a mut [Row],
 }
@@ -361,7 +353,10 @@ impl pulp::NullaryFnOnce for DifferentiateLine<'_> {
             let values = source.0.iter().zip(&delta.0);
             for (target, (&value, &delta)) in target.0.iter_mut().zip(values) {
                 let change = (delta - self.offset - (value - mean) * self.slope) * scale;
-                *target = if self.adds { *target + change } else { change };
+                *target = match self.deposit {
+                    Deposit::Set => change,
+                    Deposit::Add => *target + change,
+                };
             }
             // Lanes without an image have no gradient.
             target.0[self.n_lanes..].fill(0.0);

@@ -4,6 +4,9 @@
 //! A rectifier that is the only reader of a layer is done by that layer; so is a sum
 //! that is the only reader of a batch norm.
 
+mod share;
+
+use self::share::share;
 use super::engine::Kernels;
 use super::lanes::Layout;
 use super::norm::Rectify;
@@ -27,6 +30,11 @@ pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
     /// Where the logits are.
     pub(super) logits: BufferIdx,
+    /// Layouts of the memory of gradients: buffers whose gradients are not needed at the
+    /// same time share it, if they have the same layout, so that borders stay zero.
+    pub(super) slots: Vec<Layout>,
+    /// The slot of each buffer's gradient, if it has one.
+    pub(super) slot_of: Vec<Option<usize>>,
 }
 
 /// The output of a step.
@@ -94,10 +102,14 @@ impl Plan {
         for node in 0..graph.nodes.len() {
             planner.place(node);
         }
+        let logits = planner.buffer_of[graph.nodes.len() - 1];
+        let (slots, slot_of) = share(&planner.buffers, &planner.steps, logits);
         Self {
-            logits: planner.buffer_of[graph.nodes.len() - 1],
+            logits,
             buffers: planner.buffers,
             steps: planner.steps,
+            slots,
+            slot_of,
         }
     }
 }

@@ -15,10 +15,10 @@ use crate::tensor::Mask;
 
 /// Share of retained weights below which a convolution is done sparsely.
 /// Measured: `cargo bench --bench train`.
-const CONVOLUTION_DENSITY: f64 = 0.35;
+const CONVOLUTION_DENSITY: f64 = 0.4;
 
 /// Share of retained weights below which a linear layer is done sparsely.
-const LINEAR_DENSITY: f64 = 0.3;
+const LINEAR_DENSITY: f64 = 0.15;
 
 /// Retained weights of one layer, and the orders in which its kernels read them.
 #[derive(Clone, Debug)]
