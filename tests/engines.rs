@@ -1,6 +1,8 @@
 //! Every engine against straight loops in `f64` and central differences: one suite,
 //! one line per engine.
 
+#![cfg(feature = "train")]
+
 #[path = "engines/cases.rs"]
 mod cases;
 #[path = "engines/oracle.rs"]

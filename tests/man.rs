@@ -135,13 +135,9 @@ fn every_command_has_a_page_that_says_how_it_ends() {
         "-mask-union",
         "-mask-intersect",
         "-model",
-        #[cfg(feature = "train")]
         "-data",
-        #[cfg(feature = "train")]
         "-train",
-        #[cfg(feature = "train")]
         "-eval",
-        #[cfg(feature = "train")]
         "-recalibrate",
         "-completions",
     ] {

@@ -3,6 +3,8 @@
 //!
 //! `fixtures/torch_step/make.py` wrote the expected values, in double precision.
 
+#![cfg(feature = "train")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

@@ -72,12 +72,7 @@ pub(crate) fn graph(
     options: &[(String, String)],
 ) -> anyhow::Result<Graph> {
     let path = Path::new(model);
-    let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
-    let syntax = match extension {
-        "toml" => Some(Syntax::Toml),
-        "json" => Some(Syntax::Json),
-        _ => None,
-    };
+    let syntax = syntax(path);
     if let Some(syntax) = syntax {
         if let Some((name, _)) = options.first() {
             return Err(UsageError {
@@ -120,7 +115,17 @@ pub(crate) fn graph(
     Ok(models::build(&spec)?)
 }
 
-fn described(
+/// How a file describes a network, by its extension; `None` for a name.
+pub(crate) fn syntax(path: &Path) -> Option<Syntax> {
+    match path.extension()?.to_str()? {
+        "toml" => Some(Syntax::Toml),
+        "json" => Some(Syntax::Json),
+        _ => None,
+    }
+}
+
+/// The graph that a file describes. What is `None` is the file's choice.
+pub(crate) fn described(
     path: &Path,
     syntax: Syntax,
     input: Option<Features>,

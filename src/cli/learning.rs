@@ -25,6 +25,7 @@ use sms_merge::train::native::Native;
 use sms_merge::train::record::ModelRecord;
 use sms_merge::train::record::Record;
 
+use crate::cli::architecture;
 use crate::cli::args::learning::DataArguments;
 use crate::cli::args::learning::EngineArguments;
 use crate::cli::args::learning::EngineChoice;
@@ -90,11 +91,10 @@ pub(crate) fn build_model(
         options: arguments.model_option.iter().cloned().collect(),
         description: None,
     };
-    let file = arguments.model.as_deref();
-    if let Some((path, syntax)) = file.and_then(|name| Some((name, syntax(name)?))) {
-        let description = read_description(Path::new(path), syntax)?;
-        let graph = description.build(Some(input), Some(classes))?;
-        description.name().clone_into(&mut built.name);
+    let file = arguments.model.as_deref().map(Path::new);
+    if let Some((path, syntax)) = file.and_then(|path| Some((path, architecture::syntax(path)?))) {
+        let graph = architecture::described(path, syntax, Some(input), Some(classes))?;
+        graph.name.clone_into(&mut built.name);
         built.description = Some(Description::of(&graph).to_text(Syntax::Json));
     } else if let Some(name) = &arguments.model {
         built.name.clone_from(name);
@@ -128,22 +128,6 @@ pub(crate) fn rebuild(record: &ModelRecord) -> anyhow::Result<Graph> {
     }
     let description = Description::parse(text, Syntax::Json)?;
     Ok(description.build(Some(record.input()), Some(record.classes))?)
-}
-
-fn read_description(path: &Path, syntax: Syntax) -> anyhow::Result<Description> {
-    let text = std::fs::read_to_string(path);
-    let text = text.with_context(|| format!("`{}` cannot be read", shown(path)))?;
-    let description = Description::parse(&text, syntax);
-    description.with_context(|| format!("`{}` describes no network", shown(path)))
-}
-
-/// How a file describes a network, by its extension.
-fn syntax(name: &str) -> Option<Syntax> {
-    match Path::new(name).extension()?.to_str()? {
-        "toml" => Some(Syntax::Toml),
-        "json" => Some(Syntax::Json),
-        _ => None,
-    }
 }
 
 /// The model for a data set where none is asked for.

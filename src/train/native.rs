@@ -2,8 +2,8 @@
 //! order, so that the same batch gives the same bits for any number of threads and on
 //! any machine whose arithmetic is IEEE 754.
 //!
-//! Layers are computed on rows of 32 images ([`lanes`]); a layer whose weights are
-//! mostly pruned works on the retained ones alone ([`sparse`]).
+//! Layers are computed on rows of 32 images (`lanes.rs`); a layer whose weights are
+//! mostly pruned works on the retained ones alone (`sparse.rs`).
 
 mod backward;
 mod convolve;

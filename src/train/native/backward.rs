@@ -4,7 +4,6 @@
 use std::mem;
 
 use super::convolve::Convolution;
-use super::convolve::Store;
 use super::elementwise;
 use super::elementwise::Shortcut;
 use super::engine::Network;
@@ -21,6 +20,7 @@ use super::plan;
 use super::plan::BufferIdx;
 use super::plan::Kind;
 use super::plan::Step;
+use super::product::Store;
 use super::sparse;
 use super::sparse::PatternKind;
 use super::sparse::weight_gradient::ConvolutionGradient;

@@ -8,25 +8,16 @@ use rayon::prelude::*;
 use super::lanes::Layout;
 use super::lanes::Plane;
 use super::lanes::Row;
+use super::product::Store;
 use super::product::Sums;
 use super::product::VECTORS;
 use super::product::add_product;
 use super::product::block_size;
 use super::product::largest_block;
+use super::product::store_sums;
 use super::product::with_block;
 use super::window::Phase;
 use super::window::count;
-
-/// What happens to a sum before it is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Store {
-    /// It is the output.
-    Plain,
-    /// Negative sums become 0.
-    Relu,
-    /// It is added to what is there.
-    Add,
-}
 
 /// `target[r, p] = bias[r] + sum over c and taps of w[r, c, tap] * source[c, p + tap]`.
 pub(super) struct Convolution<'a> {
@@ -182,9 +173,8 @@ fn pixel<S: Simd, const BLOCK: usize>(
 ) {
     let source_rows = convolution.source.plane.rows();
     let target_rows = convolution.target.plane.rows();
-    let zero = simd.splat_f32s(0.0);
     for part in 0..super::lanes::LANES / (VECTORS * S::F32_LANES) {
-        let mut sums: Sums<S, BLOCK> = [[zero; VECTORS]; BLOCK];
+        let mut sums: Sums<S, BLOCK> = [[simd.splat_f32s(0.0); VECTORS]; BLOCK];
         for (sums, &bias) in sums.iter_mut().zip(bias) {
             *sums = [simd.splat_f32s(bias); VECTORS];
         }
@@ -196,23 +186,7 @@ fn pixel<S: Simd, const BLOCK: usize>(
             }
         }
         for (plane, sums) in target.chunks_exact_mut(target_rows).zip(sums) {
-            let row = &mut plane[place];
-            let mut stored = sums;
-            match convolution.store {
-                Store::Plain => {}
-                Store::Relu => {
-                    for sum in &mut stored {
-                        *sum = simd.select_f32s(simd.less_than_f32s(*sum, zero), zero, *sum);
-                    }
-                }
-                Store::Add => {
-                    let before = row.vectors::<S, VECTORS>(part);
-                    for (sum, &before) in stored.iter_mut().zip(&before) {
-                        *sum = simd.add_f32s(before, *sum);
-                    }
-                }
-            }
-            row.set_vectors::<S, VECTORS>(part, stored);
+            store_sums(simd, convolution.store, sums, &mut plane[place], part);
         }
     }
 }

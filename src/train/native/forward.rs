@@ -3,7 +3,6 @@
 use std::mem;
 
 use super::convolve::Convolution;
-use super::convolve::Store;
 use super::elementwise;
 use super::elementwise::Shortcut;
 use super::engine::Network;
@@ -24,6 +23,7 @@ use super::plan::BufferIdx;
 use super::plan::Kind;
 use super::plan::Step;
 use super::pool::Pool;
+use super::product::Store;
 use super::sparse::PatternKind;
 use super::window::Window;
 use crate::graph::Features;

@@ -4,9 +4,9 @@ use pulp::Simd;
 use pulp::WithSimd;
 use rayon::prelude::*;
 
-use super::convolve::Store;
 use super::lanes::LANES;
 use super::lanes::Row;
+use super::product::Store;
 use super::product::Sums;
 use super::product::VECTORS;
 use super::product::add_product;

@@ -5,6 +5,8 @@
 
 use pulp::Simd;
 
+use super::lanes::Row;
+
 /// Vectors of one row that a block holds in registers.
 pub(super) const VECTORS: usize = 2;
 
@@ -46,6 +48,44 @@ pub(super) fn add_product<S: Simd, const BLOCK: usize>(
     }
 }
 
+/// What happens to a sum before it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Store {
+    /// It is the output.
+    Plain,
+    /// Negative sums become 0.
+    Relu,
+    /// It is added to what is there.
+    Add,
+}
+
+/// Stores sums as part `part` of a row.
+#[inline(always)]
+pub(super) fn store_sums<S: Simd>(
+    simd: S,
+    store: Store,
+    mut sums: [S::f32s; VECTORS],
+    row: &mut Row,
+    part: usize,
+) {
+    match store {
+        Store::Plain => {}
+        Store::Relu => {
+            let zero = simd.splat_f32s(0.0);
+            for sum in &mut sums {
+                *sum = simd.select_f32s(simd.less_than_f32s(*sum, zero), zero, *sum);
+            }
+        }
+        Store::Add => {
+            let before = row.vectors::<S, VECTORS>(part);
+            for (sum, &before) in sums.iter_mut().zip(&before) {
+                *sum = simd.add_f32s(before, *sum);
+            }
+        }
+    }
+    row.set_vectors::<S, VECTORS>(part, sums);
+}
+
 /// Runs `$run::<S, BLOCK>($($argument),*)` for the block size given at run time.
 macro_rules! with_block {
     ($block:expr, $simd:ident, $run:ident($($argument:expr),*)) => {
@@ -67,3 +107,18 @@ macro_rules! with_block {
     };
 }
 pub(super) use with_block;
+
+/// Calls `$work.$run::<S, N>($simd)` with as many vectors N as hold the 16 lanes of a
+/// partial sum.
+macro_rules! with_sum_lanes {
+    ($work:expr, $simd:ident, $run:ident) => {
+        match S::F32_LANES {
+            16 => $work.$run::<S, 1>($simd),
+            8 => $work.$run::<S, 2>($simd),
+            4 => $work.$run::<S, 4>($simd),
+            1 => $work.$run::<S, 16>($simd),
+            lanes => unreachable!("vectors of {lanes} lanes"),
+        }
+    };
+}
+pub(super) use with_sum_lanes;

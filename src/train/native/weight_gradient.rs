@@ -15,6 +15,7 @@ use super::lanes::LANES;
 use super::lanes::Layout;
 use super::lanes::Row;
 use super::product::block_size;
+use super::product::with_sum_lanes;
 use super::window::Phase;
 use super::window::Tap;
 
@@ -148,13 +149,7 @@ impl WithSimd for Outputs<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        match S::F32_LANES {
-            16 => self.run::<S, 1>(simd),
-            8 => self.run::<S, 2>(simd),
-            4 => self.run::<S, 4>(simd),
-            1 => self.run::<S, 16>(simd),
-            lanes => unreachable!("vectors of {lanes} lanes"),
-        }
+        with_sum_lanes!(self, simd, run)
     }
 }
 

@@ -7,14 +7,15 @@ use pulp::Simd;
 use pulp::WithSimd;
 use rayon::prelude::*;
 
-use crate::train::native::convolve::Store;
 use crate::train::native::lanes::LANES;
 use crate::train::native::lanes::Layout;
 use crate::train::native::lanes::Row;
+use crate::train::native::product::Store;
 use crate::train::native::product::Sums;
 use crate::train::native::product::VECTORS;
 use crate::train::native::product::block_size;
 use crate::train::native::product::largest_block;
+use crate::train::native::product::store_sums;
 use crate::train::native::product::with_block;
 use crate::train::native::window::Phase;
 use crate::train::native::window::count;
@@ -60,7 +61,7 @@ impl Routes {
     }
 
     /// Convolves all tiles with compact `weights`; `bias` has one number per target
-    /// channel, or none. `ordered` is scratch memory.
+    /// channel, or none.
     pub(in crate::train::native) fn run(
         &self,
         arch: pulp::Arch,
@@ -195,7 +196,6 @@ fn strip<S: Simd, const WIDTH: usize>(simd: S, work: &mut Plane<'_>, y: usize, x
         .target
         .plane
         .at(start[0] + y * step[0], start[1] + x * step[1]);
-    let zero = simd.splat_f32s(0.0);
     for part in 0..LANES / (VECTORS * S::F32_LANES) {
         let mut sums: Sums<S, WIDTH> = [[simd.splat_f32s(work.bias); VECTORS]; WIDTH];
         for (&offset, &weight) in work.offsets.iter().zip(work.weights) {
@@ -208,23 +208,9 @@ fn strip<S: Simd, const WIDTH: usize>(simd: S, work: &mut Plane<'_>, y: usize, x
                 }
             }
         }
-        for (idx, mut sums) in sums.into_iter().enumerate() {
+        for (idx, sums) in sums.into_iter().enumerate() {
             let row = &mut work.target[place + idx * step[1]];
-            match work.store {
-                Store::Plain => {}
-                Store::Relu => {
-                    for sum in &mut sums {
-                        *sum = simd.select_f32s(simd.less_than_f32s(*sum, zero), zero, *sum);
-                    }
-                }
-                Store::Add => {
-                    let before = row.vectors::<S, VECTORS>(part);
-                    for (sum, &before) in sums.iter_mut().zip(&before) {
-                        *sum = simd.add_f32s(before, *sum);
-                    }
-                }
-            }
-            row.set_vectors::<S, VECTORS>(part, sums);
+            store_sums(simd, work.store, sums, row, part);
         }
     }
 }

@@ -6,9 +6,9 @@ use pulp::Simd;
 use pulp::WithSimd;
 use rayon::prelude::*;
 
-use crate::train::native::convolve::Store;
 use crate::train::native::lanes::LANES;
 use crate::train::native::lanes::Row;
+use crate::train::native::product::Store;
 use crate::train::native::product::VECTORS;
 
 /// Retained weights of a target row in one block of source rows, on average: enough

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use crate::train::native::lanes::LANES;
 use crate::train::native::lanes::Layout;
 use crate::train::native::lanes::Row;
+use crate::train::native::product::with_sum_lanes;
 use crate::train::native::weight_gradient::STRIP_PIXELS;
 use crate::train::native::weight_gradient::SUM_LANES;
 use crate::train::native::weight_gradient::tiles_per_part;
@@ -73,13 +74,7 @@ impl WithSimd for Dots<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        match S::F32_LANES {
-            16 => self.run::<S, 1>(simd),
-            8 => self.run::<S, 2>(simd),
-            4 => self.run::<S, 4>(simd),
-            1 => self.run::<S, 16>(simd),
-            lanes => unreachable!("vectors of {lanes} lanes"),
-        }
+        with_sum_lanes!(self, simd, run)
     }
 }
 
@@ -195,13 +190,7 @@ impl WithSimd for Output<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        match S::F32_LANES {
-            16 => self.run::<S, 1>(simd),
-            8 => self.run::<S, 2>(simd),
-            4 => self.run::<S, 4>(simd),
-            1 => self.run::<S, 16>(simd),
-            lanes => unreachable!("vectors of {lanes} lanes"),
-        }
+        with_sum_lanes!(self, simd, run)
     }
 }
 
