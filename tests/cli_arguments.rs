@@ -64,10 +64,12 @@ fn wrong_command_lines_end_with_2_and_say_why() {
         "no such file `chek`; did you mean the command `check`?",
     );
     check(&["a.st", "b.st"], "--output");
-    check(
-        &["a.st", "b.st", "-o", "s.st", "--threads", "0"],
-        "at least 1",
-    );
+    for threads in ["0", "1025"] {
+        check(
+            &["a.st", "b.st", "-o", "s.st", "--threads", threads],
+            "from 1 to 1024",
+        );
+    }
     check(
         &["a.st", "b.st", "-o", "s.st", "--shard-size", "5G"],
         "`5GB` or `5GiB`",

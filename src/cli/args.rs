@@ -475,7 +475,7 @@ pub(crate) struct MaskArguments {
 #[command(next_help_heading = "Reading")]
 pub(crate) struct ReadingArguments {
     /// Worker threads; changes no bit of the result [default: one per core, at most 16]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = thread_count)]
     pub(crate) threads: Option<usize>,
 
     /// Read with pread(2) instead of mapping files into memory
@@ -571,4 +571,15 @@ pub(crate) enum Shell {
 fn at_least_one(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|&number: &usize| number > 0);
     number.ok_or_else(|| "expected a whole number of at least 1".to_owned())
+}
+
+/// Most threads that can be asked for: more than processors have, and few enough that a
+/// slip of the keyboard does not stop the machine.
+const MOST_THREADS: usize = 1024;
+
+fn thread_count(text: &str) -> Result<usize, String> {
+    let number = at_least_one(text)
+        .ok()
+        .filter(|&number| number <= MOST_THREADS);
+    number.ok_or_else(|| format!("expected a whole number from 1 to {MOST_THREADS}"))
 }

@@ -61,6 +61,7 @@ impl Objective {
         let scale = 1.0 / labels.len() as f64;
         for (row, &label) in logits.chunks_exact(classes).zip(labels) {
             let label = label as usize;
+            assert!(label < classes, "a label is one of the classes");
             let (probabilities, log_sum) = softmax(row);
             loss.correct += u64::from(largest(row) == label);
             for (class, (&logit, probability)) in row.iter().zip(probabilities).enumerate() {

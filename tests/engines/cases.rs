@@ -125,10 +125,13 @@ pub(crate) fn all() -> Vec<Case> {
         max_pool("max-pool overlaps", [7, 6], ([3; 2], [2; 2], [1; 2])),
         max_pool("max-pool oblong", [5, 8], ([2, 4], [1, 3], [1, 2])),
         max_pool("max-pool skips", [7, 7], ([2; 2], [3; 2], [0; 2])),
+        max_pool("max-pool of many", [18, 17], ([18, 17], [1; 2], [0; 2])),
+        convolution("conv that skips far", [4, 4], ([3; 2], [9, 1], [1; 2])),
         average_pool("average-pool 2x2", [6, 4], ([2; 2], [2; 2])),
         average_pool("average-pool odd", [7, 5], ([2; 2], [2; 2])),
         average_pool("average-pool overlaps", [5, 6], ([3, 2], [1, 2])),
     ];
+    cases.extend(single_pixels());
     cases.push(case("linear", features(11, 1, 1), |builder| {
         let input = builder.input();
         let hidden = builder.linear("hidden", input, Linear::new(13)).unwrap();
@@ -207,6 +210,44 @@ fn block() -> Case {
     case.samples = &[1, 5];
     case.is_updated = true;
     case
+}
+
+/// Maps of one pixel that no flatten follows: a convolution of the whole map before a
+/// linear layer, a padded one between linear layers, and one that gives the logits.
+fn single_pixels() -> Vec<Case> {
+    let whole = |name: &str, build: &dyn Fn(&mut Builder, NodeIdx)| {
+        let mut builder = Builder::new(name, features(1, 5, 4)).unwrap();
+        let input = builder.input();
+        let layer = Conv2d {
+            kernel: [5, 4],
+            ..Conv2d::new(6, 5)
+        };
+        let whole = builder.conv2d("whole", input, layer).unwrap();
+        let whole = builder.relu(whole).unwrap();
+        build(&mut builder, whole);
+        Case {
+            graph: builder.finish().unwrap(),
+            samples: SAMPLES,
+            is_updated: false,
+        }
+    };
+    let padded = |outputs: usize| Conv2d {
+        padding: [1, 1],
+        ..Conv2d::new(outputs, 3)
+    };
+    vec![
+        whole("conv before linear", &|builder, whole| {
+            builder.linear("head", whole, Linear::new(3)).unwrap();
+        }),
+        whole("conv between linear", &|builder, whole| {
+            let hidden = builder.linear("hidden", whole, Linear::new(5)).unwrap();
+            let hidden = builder.conv2d("middle", hidden, padded(4)).unwrap();
+            builder.linear("head", hidden, Linear::new(3)).unwrap();
+        }),
+        whole("conv as head", &|builder, whole| {
+            builder.conv2d("head", whole, padded(3)).unwrap();
+        }),
+    ]
 }
 
 /// Batch norm of vectors: one value per channel and sample.

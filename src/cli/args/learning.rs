@@ -6,7 +6,7 @@ use clap::Args;
 use clap::ValueEnum;
 use clap::ValueHint;
 
-use super::at_least_one;
+use super::thread_count;
 
 /// Which network.
 #[derive(Debug, Args)]
@@ -51,7 +51,7 @@ pub(crate) struct EngineArguments {
     pub(crate) engine: EngineChoice,
 
     /// Worker threads; changes no bit of the result [default: one per core, at most 16]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = thread_count)]
     pub(crate) threads: Option<usize>,
 }
 

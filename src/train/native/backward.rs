@@ -293,7 +293,7 @@ impl Network {
         }
         let n_taps = window.n_taps();
         Convolution {
-            phases: &window.backward(),
+            phases: &window.backward([inputs.plane.height, inputs.plane.width]),
             n_taps,
             source: outputs,
             target: inputs,

@@ -355,11 +355,11 @@ impl Engine for Native {
 
     fn set_optimizer_state(&mut self, state: &OptimizerState) -> Result<(), EngineError> {
         for (idx, parameter) in self.network.parameters.iter_mut().enumerate() {
-            let slots = state.slots.iter().map(|slot| parameter.compact(&slot[idx]));
-            parameter.slots = match parameter.role.is_learned() {
-                true => slots.collect(),
-                false => Vec::new(),
-            };
+            let slots = state.slots.iter().map(|slot| &slot[idx]);
+            match parameter.role.is_learned() {
+                true => parameter.set_slots(slots),
+                false => parameter.slots.clear(),
+            }
         }
         Ok(())
     }

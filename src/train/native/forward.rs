@@ -36,24 +36,24 @@ use crate::train::engine::dropout_factors;
 impl Network {
     /// Computes all steps on the loaded batch.
     pub(super) fn forward(&mut self, purpose: Purpose) -> Result<(), EngineError> {
+        let has_one_value =
+            |step: &Step| matches!(step.kind, Kind::Norm(_)) && self.norm(step).count() < 2;
+        let by_batch = !matches!(purpose, Purpose::Predict);
+        // Asked first, so that no statistic has moved when the batch is refused.
+        if by_batch && self.plan.steps.iter().any(has_one_value) {
+            return Err(EngineError::OneValue);
+        }
         for idx in 0..self.plan.steps.len() {
             let step = self.plan.steps[idx].clone();
             // The target is lent out, so that the step can read all other buffers.
             let mut target = mem::take(&mut self.values[step.target]);
-            let done = self.compute(idx, &step, purpose, &mut target);
+            self.compute(idx, &step, purpose, &mut target);
             self.values[step.target] = target;
-            done?;
         }
         Ok(())
     }
 
-    fn compute(
-        &mut self,
-        idx: usize,
-        step: &Step,
-        purpose: Purpose,
-        target: &mut [Row],
-    ) -> Result<(), EngineError> {
+    fn compute(&mut self, idx: usize, step: &Step, purpose: Purpose, target: &mut [Row]) {
         let from = self.layout(step.source);
         let to = self.layout(step.target);
         let source = &self.values[step.source];
@@ -64,7 +64,7 @@ impl Network {
                 bias,
             } => self.convolve(step, window, weight, bias, target),
             Kind::Linear { weight, bias } => self.multiply(step, weight, bias, target),
-            Kind::Norm(norm) => return self.normalise(idx, step, &norm, purpose, target),
+            Kind::Norm(norm) => self.normalise(idx, step, &norm, purpose, target),
             Kind::MaxPool(window) => {
                 let pool = pool(window, from, to);
                 let choices = &mut self.kept[idx].choices;
@@ -91,7 +91,6 @@ impl Network {
                 _ => elementwise::transfer(source, from, Deposit::Set, target, to),
             },
         }
-        Ok(())
     }
 
     fn convolve(
@@ -175,7 +174,7 @@ impl Network {
         parameters: &plan::Norm,
         purpose: Purpose,
         target: &mut [Row],
-    ) -> Result<(), EngineError> {
+    ) {
         let norm = self.norm(step);
         let factor = match purpose {
             Purpose::Predict => None,
@@ -184,7 +183,6 @@ impl Network {
         };
         let moments = match factor {
             None => self.running_moments(parameters),
-            Some(_) if norm.count() < 2 => return Err(EngineError::OneValue),
             Some(factor) => {
                 let moments = norm.moments(&self.values[step.source]);
                 self.track(parameters, &moments, norm.count(), factor);
@@ -212,7 +210,6 @@ impl Network {
         let source = &self.values[step.source];
         norm.normalise(&affine, source, addend, step.rectify, target);
         self.kept[idx].affine = affine;
-        Ok(())
     }
 
     /// The batch norm of a step, on the loaded batch.

@@ -57,6 +57,14 @@ impl Parameter {
         }
     }
 
+    /// Replaces the optimiser's memory; what is pruned becomes `+0`.
+    pub(super) fn set_slots<'a>(&mut self, slots: impl Iterator<Item = &'a Vec<f32>>) {
+        self.slots = slots.map(|slot| self.compact(slot)).collect();
+        if let Some(mask) = &self.mask {
+            self.slots.iter_mut().for_each(|slot| mask.apply(slot));
+        }
+    }
+
     /// How the layer is computed sparsely, if it is.
     pub(super) fn pattern_kind(&self) -> Option<&PatternKind> {
         self.pattern.as_ref().map(|pattern| &pattern.kind)

@@ -135,6 +135,13 @@ impl Plan {
         let inputs = self.buffers[step.source].layout;
         let outputs = self.buffers[step.target].layout;
         match step.kind {
+            // Sparse kernels read what lies past an edge; dense ones ask first.
+            Kind::Convolution { window, .. }
+                if inputs.plane.border < window.input_border()
+                    || outputs.plane.border < window.output_border() =>
+            {
+                None
+            }
             Kind::Convolution { window, .. } => {
                 Pattern::of_convolution(mask, kernels, window, inputs, outputs)
             }
@@ -295,6 +302,12 @@ fn borders(graph: &Graph) -> Vec<usize> {
         if matches!(node.op, Op::Relu | Op::Add) {
             let before = node.inputs.iter().map(|&input| borders[input]).max();
             borders[idx] = borders[idx].max(before.unwrap_or(0));
+        }
+    }
+    // Linear layers and logits are read as rows without a border between them.
+    for (border, node) in borders.iter_mut().zip(&graph.nodes) {
+        if node.output.pixels() == 1 {
+            *border = 0;
         }
     }
     borders

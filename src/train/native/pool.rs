@@ -16,7 +16,7 @@ pub(super) struct Pool {
 }
 
 /// Which element of a window each lane took.
-pub(super) type Choice = [u8; LANES];
+pub(super) type Choice = [u32; LANES];
 
 impl Pool {
     /// The elements of the window of target (y, x): their place in the window, and in
@@ -55,12 +55,12 @@ impl Pool {
                     let mut window = self.window(y, x);
                     if let Some((idx, first)) = window.next() {
                         *best = source[first];
-                        *choice = [idx as u8; LANES];
+                        *choice = [idx as u32; LANES];
                     }
                     for (idx, next) in window {
                         arch.dispatch(Larger {
                             value: &source[next],
-                            idx: idx as u8,
+                            idx: idx as u32,
                             best,
                             choice,
                         });
@@ -85,11 +85,7 @@ impl Pool {
                         for (idx, source) in self.window(y, x) {
                             let taken = delta[place].0.iter().zip(&choices[place]);
                             for (sum, (&delta, &choice)) in target[source].0.iter_mut().zip(taken) {
-                                *sum += if usize::from(choice) == idx {
-                                    delta
-                                } else {
-                                    0.0
-                                };
+                                *sum += if choice as usize == idx { delta } else { 0.0 };
                             }
                         }
                     }
@@ -165,7 +161,7 @@ impl Pool {
 /// Takes `value` where it is larger than the best so far, or not a number.
 struct Larger<'a> {
     value: &'a Row,
-    idx: u8,
+    idx: u32,
     best: &'a mut Row,
     choice: &'a mut Choice,
 }

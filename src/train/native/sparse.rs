@@ -62,9 +62,10 @@ impl Pattern {
         };
         let places: Vec<_> = positions.iter().map(|&position| split(position)).collect();
         let turned: Vec<_> = places.iter().map(|&(o, i, tap)| (i, o, tap)).collect();
+        let size = [inputs.plane.height, inputs.plane.width];
         let kind = PatternKind::Convolution {
             forward: convolve::Routes::new(&places, &window.forward(), inputs, outputs),
-            backward: convolve::Routes::new(&turned, &window.backward(), outputs, inputs),
+            backward: convolve::Routes::new(&turned, &window.backward(size), outputs, inputs),
         };
         Some(Self {
             positions,

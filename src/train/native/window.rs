@@ -46,9 +46,11 @@ impl Window {
         }]
     }
 
-    /// How inputs read outputs: `stride[0] * stride[1]` phases.
-    pub(super) fn backward(self) -> Vec<Phase> {
-        let starts = (0..self.stride[0]).flat_map(|y| (0..self.stride[1]).map(move |x| [y, x]));
+    /// How inputs of the given height and width read outputs: one phase per remainder by
+    /// the stride that such an input has.
+    pub(super) fn backward(self, size: [usize; 2]) -> Vec<Phase> {
+        let [rows, columns] = [0, 1].map(|axis| self.stride[axis].min(size[axis]));
+        let starts = (0..rows).flat_map(|y| (0..columns).map(move |x| [y, x]));
         starts
             .map(|start| Phase {
                 start,
