@@ -502,7 +502,20 @@ fn what_cannot_be_trained_is_refused_and_leaves_nothing() {
     );
     check(&["--metrics", "no/a.jsonl"], 5, "`no/a.jsonl`");
     check(&["--resume"], 5, "a.st.state");
+    let same = "the checkpoint and the metrics cannot be the same file, `./a.st`";
+    check(&["--metrics", "./a.st"], 2, same);
+    let same = "the state and the metrics cannot be the same file";
+    check(&["--metrics", "a.st.state"], 2, same);
+    let milestones = ["--schedule", "step", "--epochs", "4", "--milestones", "3,1"];
+    check(
+        &milestones,
+        2,
+        "`milestones` is 1, expected more than the one before it",
+    );
     fs::write(bench.at("a.st"), "mine").unwrap();
     bench.refused(&["-o", "a.st"], 2, "pass `--force` to replace it");
+    // What is no state is neither replaced nor removed.
+    let words = ["-o", "b.st", "--state", "a.st", "--force"];
+    bench.refused(&words, 2, "`a.st` is there, and is no state of a training");
     assert_eq!(bench.bytes("a.st"), b"mine");
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use sms_merge::checkpoint::OutputError;
+use sms_merge::checkpoint::refuse_named_input;
 use sms_merge::format::replace::Durability;
 use sms_merge::format::replace::Existing;
 use sms_merge::format::replace::ReplaceError;
@@ -103,6 +104,9 @@ pub(crate) fn run(arguments: &DataArguments) -> anyhow::Result<Exit> {
         true => Existing::Replace,
         false => Existing::Refuse,
     };
+    if let Some(picture) = &arguments.picture {
+        refuse_named_input(picture, [Path::new(&arguments.name)])?;
+    }
     // Asked before the images are read, which can take seconds.
     let target = arguments
         .picture

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
+use sms_merge::checkpoint::refuse_named_input;
 use sms_merge::format::replace::Durability;
 use sms_merge::format::replace::Existing;
 use sms_merge::format::replace::StagedFile;
@@ -84,6 +85,11 @@ pub(crate) fn run(arguments: &EvalArguments, interrupted: &AtomicBool) -> anyhow
         false => Existing::Refuse,
     };
     let picture_path = arguments.confusion.as_deref();
+    if let Some(picture) = picture_path {
+        let checkpoints = arguments.checkpoints.iter().map(PathBuf::as_path);
+        let data = arguments.data.data.as_deref().map(Path::new);
+        refuse_named_input(picture, checkpoints.chain(data))?;
+    }
     let target = picture_path.map(|path| Target::for_file(path, existing));
     let target = target.transpose()?;
     let (dataset, mut subjects, cards) = read(arguments)?;

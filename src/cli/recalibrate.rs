@@ -2,12 +2,14 @@
 //! batch norm's statistics estimated again walks out.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::Context;
 use serde::Serialize;
 use sms_merge::checkpoint::Checkpoint;
+use sms_merge::checkpoint::refuse_named_input;
 use sms_merge::checkpoint::rewrite;
 use sms_merge::format::replace::Durability;
 use sms_merge::format::replace::Existing;
@@ -109,6 +111,9 @@ pub(crate) fn run(
         true => Durability::Unsynced,
         false => Durability::Synced,
     };
+    let data = arguments.data.data.as_deref().map(Path::new);
+    let inputs = [arguments.checkpoint.as_path()].into_iter().chain(data);
+    refuse_named_input(&arguments.output, inputs)?;
     let target = Target::for_file(&arguments.output, existing)?;
     let checkpoint = open_checkpoint(&arguments.checkpoint)?;
     let card = card_of(&checkpoint)?;

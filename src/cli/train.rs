@@ -30,6 +30,7 @@ use sms_merge::train::record::DataRecord;
 use sms_merge::train::record::FORMAT_VERSION;
 use sms_merge::train::record::Record;
 use sms_merge::train::record::StartRecord;
+use sms_merge::train::state::is_state;
 use sms_merge::train::state::read_state;
 use sms_merge::train::trainer::Outcome;
 use sms_merge::train::trainer::Plan;
@@ -49,6 +50,7 @@ use crate::cli::learning::open_checkpoint;
 use crate::cli::learning::open_data;
 use crate::cli::learning::record_of;
 use crate::cli::progress::Steps;
+use crate::cli::text::shown;
 use crate::cli::train::logs::Beginning;
 use crate::cli::train::logs::Events;
 use crate::cli::train::logs::Lines;
@@ -177,6 +179,9 @@ impl Training {
             Some(init) => Weights::read(&graph, init)?,
             None => Weights::initial(&graph, start.seed),
         };
+        if let Some(init) = &init {
+            weights.check_finite(&graph, init.path())?;
+        }
         let masks = match &start.mask {
             Some(path) => read_masks(&graph, &open_checkpoint(path)?)?,
             None if init.is_some() && !start.dense => masks_of_zeros(&graph, &weights),
@@ -221,42 +226,94 @@ fn state_path(arguments: &TrainArguments) -> PathBuf {
     })
 }
 
-/// Refuses to write to what is read.
+/// Refuses to write to what is read, and two outputs in one place.
 fn refuse_inputs(arguments: &TrainArguments, state: &Path) -> anyhow::Result<()> {
     let start = &arguments.start;
-    let inputs = [&start.init, &start.mask, &start.parent];
-    let inputs = || inputs.into_iter().flatten().map(PathBuf::as_path);
+    let given = [&start.init, &start.mask, &start.parent]
+        .into_iter()
+        .flatten();
+    let named = [&arguments.data.data, &arguments.model.model];
+    let named = named.into_iter().flatten().map(PathBuf::from);
+    let inputs: Vec<PathBuf> = given.cloned().chain(named).collect();
+    let inputs = || inputs.iter().map(PathBuf::as_path);
     let resumed = arguments.saving.resume.iter().flatten();
     refuse_named_input(
         &arguments.output,
         inputs().chain(resumed.map(PathBuf::as_path)),
     )?;
     refuse_named_input(state, inputs())?;
-    if let Some(metrics) = &arguments.logging.metrics {
+    let metrics = arguments.logging.metrics.as_deref();
+    if let Some(metrics) = metrics {
         refuse_named_input(metrics, inputs())?;
+    }
+    let mut places = Vec::new();
+    for (what, path) in [
+        ("checkpoint", Some(arguments.output.as_path())),
+        ("state", Some(state)),
+        ("metrics", metrics),
+    ] {
+        let Some(path) = path else { continue };
+        let place = place(path);
+        if let Some((other, _)) = places.iter().find(|(_, taken)| *taken == place) {
+            return Err(UsageError {
+                message: format!(
+                    "the {other} and the {what} cannot be the same file, `{}`",
+                    shown(path)
+                ),
+                next: Some("name two files".to_owned()),
+            }
+            .into());
+        }
+        places.push((what, place));
     }
     Ok(())
 }
 
+/// A path by which files that may not exist yet can be compared.
+fn place(path: &Path) -> PathBuf {
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new(".")).canonicalize();
+    match (parent, path.file_name()) {
+        (Ok(parent), Some(name)) => parent.join(name),
+        _ => path.to_owned(),
+    }
+}
+
 /// Where states go. One that is there already belongs to a training that was broken
-/// off, and is not overwritten by another.
+/// off, and is not overwritten by another unless that is asked for; what is no state
+/// never is.
 fn state_target(
     arguments: &TrainArguments,
     path: &Path,
     existing: Existing,
 ) -> anyhow::Result<Target> {
     let is_resumed = arguments.saving.resume.is_some();
-    if !is_resumed && existing == Existing::Refuse && path.exists() {
-        return Err(UsageError {
-            message: format!(
-                "`{}` is the state of a training that was broken off",
-                path.display()
-            ),
-            next: Some("add `--resume` to go on, or `--force` to begin anew".to_owned()),
+    let is_state = || open_checkpoint(path).is_ok_and(|file| is_state(&file));
+    let refusal = if !path.exists() {
+        None
+    } else if !is_state() {
+        Some((
+            "is there, and is no state of a training",
+            "name another file with `--state`",
+        ))
+    } else if !is_resumed && existing == Existing::Refuse {
+        Some((
+            "is the state of a training that was broken off",
+            "add `--resume` to go on, or `--force` to begin anew",
+        ))
+    } else {
+        None
+    };
+    match refusal {
+        Some((what, next)) => Err(UsageError {
+            message: format!("`{}` {what}", shown(path)),
+            next: Some(next.to_owned()),
         }
-        .into());
+        .into()),
+        None => Ok(Target::for_file(path, Existing::Replace)?),
     }
-    Ok(Target::for_file(path, Existing::Replace)?)
 }
 
 fn watcher<'a>(

@@ -67,6 +67,19 @@ pub enum MaskError {
         /// Its element type.
         found: Dtype,
     },
+    /// A mask holds something else than zeros and ones.
+    #[error(
+        "mask `{}` in `{}` holds something else than 0 and 1 at index {idx}",
+        Printable(tensor), path.display()
+    )]
+    Value {
+        /// The mask file.
+        path: PathBuf,
+        /// The tensor in it.
+        tensor: String,
+        /// Row-major place of the first such element.
+        idx: usize,
+    },
     /// The file cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -135,14 +148,40 @@ pub(super) fn read_mask(file: &Checkpoint, tensor: &StoredTensor) -> Result<Mask
     let numel = tensor.shape.numel();
     let bytes = file.read(tensor, 0, numel, &mut scratch)?;
     let width = (dtype.bits() / 8) as usize;
-    // The sign of a float is in the last byte; -0 is a zero.
+    let one = one(dtype);
     let sign = if dtype.is_float() { 0x80 } else { 0 };
-    let is_retained = |idx: usize| {
-        let element = &bytes[idx * width..][..width];
-        let (last, others) = (element[width - 1], &element[..width - 1]);
-        last & !sign != 0 || others.iter().any(|&byte| byte != 0)
+    let element = |idx: usize| {
+        let (element, mut bits) = (&bytes[idx * width..][..width], [0; 8]);
+        bits[..width].copy_from_slice(element);
+        bits
     };
-    Ok(Mask::from_fn(numel as usize, is_retained))
+    let is_zero = |idx: usize| {
+        let mut bits = element(idx);
+        // The sign of a float is in the last byte; -0 is a zero.
+        bits[width - 1] &= !sign;
+        bits == [0; 8]
+    };
+    let is_other = |&idx: &usize| element(idx) != one && !is_zero(idx);
+    if let Some(idx) = (0..numel as usize).find(is_other) {
+        return Err(MaskError::Value {
+            path: file.path().to_owned(),
+            tensor: tensor.name.clone(),
+            idx,
+        });
+    }
+    Ok(Mask::from_fn(numel as usize, |idx| !is_zero(idx)))
+}
+
+/// The bytes of 1, little-endian, zeros behind them.
+fn one(dtype: Dtype) -> [u8; 8] {
+    match dtype {
+        Dtype::F16 => 0x3C00_u64,
+        Dtype::BF16 => 0x3F80,
+        Dtype::F32 => u64::from(1.0_f32.to_bits()),
+        Dtype::F64 => 1.0_f64.to_bits(),
+        _ => 1,
+    }
+    .to_le_bytes()
 }
 
 /// Digest of all masks: a dense tensor and a mask that retains all are different, as
@@ -226,7 +265,7 @@ mod tests {
         let graph = graph();
         let bools: Vec<u8> = (0..2000).map(|idx| u8::from(idx % 3 == 0)).collect();
         let floats: Vec<u8> = (0..1000)
-            .flat_map(|idx| [-0.0_f32, 1.0, 0.0, 1e-45][idx % 4].to_le_bytes())
+            .flat_map(|idx| [-0.0_f32, 1.0, 0.0, 1.0][idx % 4].to_le_bytes())
             .collect();
         use safetensors::Dtype::BOOL;
         use safetensors::Dtype::F32;
@@ -266,6 +305,10 @@ mod tests {
         );
         let shape = "has shape [1], expected [500, 4]";
         check("fc1.weight", U8, vec![1], &[1], shape);
+        let mut bytes = [1; 2000];
+        bytes[7] = 2;
+        let value = "holds something else than 0 and 1 at index 7";
+        check("fc1.weight", U8, vec![500, 4], &bytes, value);
         let bytes = [1; 2000];
         let dtype = "`fc1.weight_mask` in `";
         check("fc1.weight_mask", F8_E4M3, vec![500, 4], &bytes, dtype);

@@ -276,7 +276,11 @@ impl Recipe {
             if let Fall::Step { milestones, factor } = shape {
                 field(is_positive(*factor), "factor", positive, *factor)?;
                 for &epoch in milestones {
-                    field(is_not_negative(epoch), "milestones", not_negative, epoch)?;
+                    field(is_positive(epoch), "milestones", positive, epoch)?;
+                }
+                for pair in milestones.windows(2) {
+                    let expected = "more than the one before it";
+                    field(pair[0] < pair[1], "milestones", expected, pair[1])?;
                 }
             }
         }

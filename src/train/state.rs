@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::checkpoint::Checkpoint;
 use crate::format::replace::Durability;
 use crate::format::replace::Target;
 use crate::graph::Graph;
@@ -69,6 +70,11 @@ impl Position {
             samples: self.samples,
         }
     }
+}
+
+/// Whether a checkpoint says that it is the state of a training.
+pub fn is_state(checkpoint: &Checkpoint) -> bool {
+    checkpoint.metadata().contains_key(STATE_KEY)
 }
 
 /// Writes the state of the training that `record` describes.

@@ -41,6 +41,18 @@ pub enum WeightsError {
         /// Types that can be read.
         expected: &'static str,
     },
+    /// A weight is no number that can be trained from.
+    #[error("`{tensor}` of `{}` is {found} at index {idx}, expected a finite number", path.display())]
+    NonFinite {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Row-major place of the first such element.
+        idx: usize,
+        /// What is there.
+        found: f32,
+    },
     /// The checkpoint cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),

@@ -1,5 +1,7 @@
 //! Weights from a checkpoint: names and shapes must be exactly those of the graph.
 
+use std::path::Path;
+
 use super::Weights;
 use super::WeightsError;
 use crate::checkpoint::Checkpoint;
@@ -17,6 +19,24 @@ use half::f16;
 const BLOCK: u64 = 1 << 16;
 
 impl Weights {
+    /// Fails if a value is not finite; `path` is where the values come from.
+    ///
+    /// # Errors
+    /// [`WeightsError::NonFinite`] names the first such value.
+    pub fn check_finite(&self, graph: &Graph, path: &Path) -> Result<(), WeightsError> {
+        for (parameter, values) in graph.parameters.iter().zip(&self.values) {
+            if let Some(idx) = values.iter().position(|value| !value.is_finite()) {
+                return Err(WeightsError::NonFinite {
+                    path: path.to_owned(),
+                    tensor: parameter.name.clone(),
+                    idx,
+                    found: values[idx],
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// The weights and statistics of a checkpoint. F16 and BF16 are widened to f32, F64
     /// is rounded to the nearest f32.
     ///
