@@ -4,6 +4,8 @@
 
 pub mod checkpoint;
 pub mod connectivity;
+#[cfg(feature = "train")]
+pub mod cycle;
 pub mod format;
 pub mod graph;
 pub mod kernel;
