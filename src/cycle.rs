@@ -2,4 +2,7 @@
 //! out. Names every room, and computes no weight itself.
 
 pub mod findings;
+pub mod plan;
 pub mod recipe;
+pub mod scene;
+pub mod work;
