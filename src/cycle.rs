@@ -2,7 +2,9 @@
 //! out. Names every room, and computes no weight itself.
 
 pub mod findings;
+pub mod measure;
 pub mod plan;
+pub mod recalibrated;
 pub mod recipe;
 pub mod scene;
 pub mod work;
