@@ -7,4 +7,5 @@ pub mod plan;
 pub mod recalibrated;
 pub mod recipe;
 pub mod scene;
+pub mod store;
 pub mod work;
