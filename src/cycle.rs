@@ -2,3 +2,4 @@
 //! out. Names every room, and computes no weight itself.
 
 pub mod findings;
+pub mod report;
