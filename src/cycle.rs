@@ -6,6 +6,7 @@ pub mod measure;
 pub mod plan;
 pub mod recalibrated;
 pub mod recipe;
+pub mod report;
 pub mod scene;
 pub mod store;
 pub mod work;

@@ -28,6 +28,8 @@ pub struct Findings {
     pub data: Option<Data>,
     /// Ingredients of each soup.
     pub n_ingredients: usize,
+    /// Phases that the recipe asks for.
+    pub n_phases: usize,
     /// One study per seed, in the recipe's order.
     pub studies: Vec<Study>,
     /// Seconds that the steps took, those of parallel jobs added up.
