@@ -2,6 +2,8 @@
 //! for programs) walk out.
 
 #[cfg(feature = "train")]
+mod cycle;
+#[cfg(feature = "train")]
 mod train;
 
 use std::io;
@@ -179,7 +181,7 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
                 return Some(Exit::Incompatible);
             }
             #[cfg(feature = "train")]
-            if let Some(exit) = train::exit_of(cause) {
+            if let Some(exit) = cycle::exit_of(cause).or_else(|| train::exit_of(cause)) {
                 return Some(exit);
             }
             let is_io =

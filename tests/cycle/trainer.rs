@@ -1,0 +1,175 @@
+//! The user's own trainer: what it is told, and what happens if it fails.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::Value;
+
+use crate::bench::Bench;
+use crate::bench::SMALL;
+use crate::bench::stderr;
+
+/// A trainer that trains with this program.
+const TRAIN: &str = r#"#!/bin/sh
+set -e
+init=""
+if [ -n "$SMS_MERGE_BASE" ]; then init="--init $SMS_MERGE_BASE --mask $SMS_MERGE_MASK"; fi
+"$SMS_MERGE" train $init --model mlp --model-option hidden=16 --limit-train 200 --epochs 2 \
+    --seed "$SMS_MERGE_SEED" --quiet -o "$SMS_MERGE_OUTPUT"
+"#;
+
+fn script(bench: &Bench, name: &str, text: &str) -> String {
+    let path = bench.at(name);
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path.display().to_string()
+}
+
+/// A recipe that trains by the command.
+fn recipe(bench: &Bench, command: &str, more: &str) {
+    let text = SMALL
+        .replace("[pretraining]\nepochs = 4\n", "")
+        .replace("imp_reprune = true", "imp_m_times = false");
+    bench.recipe(
+        "r.toml",
+        &format!("{text}\n[trainer]\ncommand = \"{command}\"\n{more}"),
+    );
+}
+
+fn cycle(bench: &Bench, words: &[&str], exit: i32) -> String {
+    let mut command = bench.command(&[&["cycle", "r.toml"], words].concat());
+    command.env("SMS_MERGE", env!("CARGO_BIN_EXE_sms-merge"));
+    let output = command.output().unwrap();
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(exit), "{text}");
+    text
+}
+
+#[test]
+fn a_trainer_of_the_users_makes_the_ingredients() {
+    let bench = Bench::new();
+    let train = script(&bench, "train.sh", TRAIN);
+    recipe(&bench, &train, "");
+    cycle(&bench, &[], 0);
+    let report: Value = serde_json::from_str(&bench.text("sms-run/report.json")).unwrap();
+    let phase = &report["studies"][0]["phases"][1];
+    let soup = &phase["soup"]["model"]["scores"]["accuracy"];
+    assert!(soup.as_f64().unwrap() > 0.3, "{soup}");
+    assert_eq!(phase["ingredients"].as_array().unwrap().len(), 2);
+    bench.run(&["verify", "sms-run/soup.safetensors"], 0);
+    // What it was told.
+    let (path, _) = bench.receipt("sms-run", "seed 0, phase 2, ingredient 1");
+    let key = path.file_stem().unwrap().to_str().unwrap().to_owned();
+    let told = bench.text(&format!("sms-run/jobs/{key}/1/job.json"));
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["schema"], 1);
+    assert_eq!(told["phase"], 2);
+    assert_eq!(told["ingredient"], 1);
+    assert_eq!(told["seed"], 2001);
+    assert_eq!(told["sparsity"], 0.8);
+    assert_eq!(told["hyperparameters"]["epochs"], 2);
+    assert!(told["base"].as_str().unwrap().starts_with('/'));
+}
+
+#[test]
+fn revived_weights_stop_the_run_or_are_pruned_again() {
+    let bench = Bench::new();
+    // Trains, and forgets the mask in the retraining.
+    let text = TRAIN.replace("--mask $SMS_MERGE_MASK", "--dense");
+    let train = script(&bench, "train.sh", &text);
+    recipe(&bench, &train, "");
+    let text = cycle(&bench, &[], 1);
+    assert!(
+        text.contains("the trainer revived pruned weights"),
+        "{text}"
+    );
+    assert!(text.contains("`fc1.weight`"), "{text}");
+    // It would do so again: it is not tried a second time.
+    assert!(!text.contains("tried again"), "{text}");
+    let text = cycle(&bench, &["--set", "trainer.on_unmasked=remask"], 0);
+    assert!(text.contains("which were pruned again"), "{text}");
+    bench.run(&["verify", "sms-run/soup.safetensors"], 0);
+}
+
+#[test]
+fn failures_are_told_and_others_go_on() {
+    let check = |text: &str, more: &str, expected: &[&str]| {
+        let bench = Bench::new();
+        let train = script(&bench, "train.sh", text);
+        recipe(&bench, &train, more);
+        let found = cycle(&bench, &[], 1);
+        for expected in expected {
+            assert!(found.contains(expected), "{expected}: {found}");
+        }
+        // The other ingredient was trained.
+        bench.receipt("sms-run", "seed 0, phase 1, ingredient 1");
+        assert!(!bench.at("sms-run/soup.safetensors").exists());
+    };
+    let second = |command: &str| {
+        let condition = "if [ \"$SMS_MERGE_INGREDIENT\" = 2 ]; then ";
+        TRAIN.replace("set -e\n", &format!("set -e\n{condition}{command}; fi\n"))
+    };
+    check(
+        &second("echo out of luck; exit 7"),
+        "",
+        &["ended with status 7", "out of luck", "tried again"],
+    );
+    check(&second("kill -SEGV $$"), "", &["signal: 11"]);
+    check(&second("exit 0"), "", &["ended without writing"]);
+    check(
+        &second("sleep 60"),
+        "timeout_secs = 1\n[run]\nretries = 0",
+        &["it took too long"],
+    );
+    check(
+        &second("sleep 60"),
+        "stall_secs = 1\n[run]\nretries = 0",
+        &["it stalled"],
+    );
+    check(
+        &second("printf half > \"$SMS_MERGE_OUTPUT\"; exit 0"),
+        "",
+        &["output.st"],
+    );
+    let other = "\"$SMS_MERGE\" train --model mlp --model-option hidden=8 --limit-train 64 \
+                 --epochs 1 --quiet -o \"$SMS_MERGE_OUTPUT\"; exit 0";
+    check(&second(other), "", &["fc1.bias"]);
+}
+
+#[test]
+fn enough_ingredients_make_a_soup_if_that_is_permitted() {
+    let bench = Bench::new();
+    let condition = "if [ \"$SMS_MERGE_INGREDIENT\" = 2 ]; then exit 7; fi\n";
+    let text = TRAIN.replace("set -e\n", &format!("set -e\n{condition}"));
+    let train = script(&bench, "train.sh", &text);
+    let more = "[ingredients]\nmin = 2\n[run]\nretries = 0";
+    recipe(&bench, &train, more);
+    // A step failed for good, so the run says so; but all soups are there.
+    cycle(&bench, &["--set", "ingredients.count=3"], 1);
+    let report: Value = serde_json::from_str(&bench.text("sms-run/report.json")).unwrap();
+    let phase = &report["studies"][0]["phases"][1];
+    let ordinals: Vec<&Value> = phase["ingredients"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|ingredient| &ingredient["ordinal"])
+        .collect();
+    assert_eq!(ordinals, [1, 3]);
+    assert_eq!(phase["soup"]["missing"][0], "seed 0, phase 2, ingredient 2");
+    assert!(bench.at("sms-run/soup.safetensors").exists());
+}
+
+#[test]
+fn a_command_can_measure() {
+    let bench = Bench::new();
+    let train = script(&bench, "train.sh", TRAIN);
+    let measure = "#!/bin/sh\necho loading\necho '{\"top5\": 0.75, \"loss\": 2}'\n";
+    let measure = script(&bench, "measure.sh", measure);
+    let more = format!("[evaluation]\ncommand = \"{measure} {{checkpoint}}\"\nmetric = \"top5\"\n");
+    recipe(&bench, &train, &more);
+    cycle(&bench, &[], 0);
+    let report: Value = serde_json::from_str(&bench.text("sms-run/report.json")).unwrap();
+    let scores = &report["studies"][0]["phases"][0]["soup"]["model"]["scores"];
+    assert_eq!(scores["accuracy"], 0.75);
+    assert_eq!(scores["loss"], 2.0);
+}
