@@ -5,12 +5,14 @@ mod architecture;
 mod args;
 mod argv;
 mod check;
+mod command;
 mod completions;
 #[cfg(feature = "train")]
 mod data;
 #[cfg(feature = "train")]
 mod eval;
 mod exit;
+mod greedy;
 #[cfg(feature = "train")]
 mod images;
 mod ingredients;
