@@ -5,6 +5,7 @@ mod architecture;
 mod args;
 mod argv;
 mod check;
+mod command;
 mod completions;
 #[cfg(feature = "train")]
 mod cycle;
@@ -13,6 +14,7 @@ mod data;
 #[cfg(feature = "train")]
 mod eval;
 mod exit;
+mod greedy;
 #[cfg(feature = "train")]
 mod images;
 mod ingredients;

@@ -13,6 +13,8 @@ pub(crate) mod data;
 #[cfg(feature = "train")]
 #[path = "args/eval.rs"]
 pub(crate) mod eval;
+#[path = "args/greedy.rs"]
+pub(crate) mod greedy;
 #[cfg(feature = "train")]
 #[path = "args/learning.rs"]
 pub(crate) mod learning;
@@ -61,6 +63,8 @@ Examples:
   sms-merge a.st b.st c.st -w 0.5,0.3,0.2 -o soup.st
   sms-merge 'run/step-*.safetensors' --last 5 -o soup.st
   sms-merge @list.txt --best 3 --metrics metrics.json --metric accuracy -o soup.st
+  sms-merge a.st b.st c.st --method greedy -o soup.st
+  sms-merge a.st b.st c.st --method greedy --eval 'python eval.py {checkpoint}' -o soup.st
   sms-merge model-a/ model-b/ --shard-size 5GB -o soup/
   sms-merge a.st b.st --mask mask.st -o soup.st
 ";
@@ -71,8 +75,12 @@ JSON output:
     output            path of the soup, as given
     bytes_written     bytes of all its files, of which there are n_files
     elapsed_secs      wall time
-    method            uniform or weighted
-    ingredients       paths, in the order of summation
+    method            uniform, weighted or greedy
+    ingredients       paths, in the order of summation; of a greedy soup, those kept
+    selection         null, or of a greedy soup: better (higher or lower), on_tie,
+                      candidates (name, digest, score), score of the soup, decisions in
+                      the order tried (candidate by its position from 0, score of the
+                      soup with it, is_kept)
     coefficients      one per ingredient; is_normalized if they were made to sum to 1
     on_mask_mismatch  the policy
     mask              of all pruned tensors: digest, numel, retained, sparsity
@@ -83,7 +91,10 @@ JSON output:
     needs_recalibration, sidecars, dropped_metadata
     warnings          sentences
   With --plan, plan: ingredients, output, coefficients, bytes_to_read,
-  bytes_to_write, n_files, n_threads, peak_memory_bytes, estimated_secs, tensors.
+  bytes_to_write, n_files, n_threads, peak_memory_bytes, estimated_secs, tensors,
+  n_evaluations. Of a greedy soup, coefficients is null, bytes are those of a choice
+  that keeps every ingredient, the most that there can be, and the time of evaluations
+  is not in estimated_secs.
   A run that fails prints error: kind, message, causes, exit, next. exit is the exit
   status, and next says what to do, or is null. With exit status 4 there is also
   mismatch, as in `sms-merge check`.
@@ -221,6 +232,16 @@ pub(crate) struct MergeArguments {
     #[command(flatten)]
     pub(crate) choice: ChoiceArguments,
 
+    /// How weights are chosen [default: weighted if there are --weights, else uniform]
+    ///
+    /// A greedy soup starts from the best ingredient and tries the others from the best
+    /// down: one is kept if the uniform soup with it is at least as good as without. What
+    /// is good, --eval says, or the embedded evaluator: accuracy on held-out images, after
+    /// batch norm's statistics were estimated again. Masks of all ingredients are
+    /// compared before. Scores and decisions are recorded in the soup.
+    #[arg(long, value_enum, help_heading = "Coefficients")]
+    pub(crate) method: Option<MethodChoice>,
+
     /// One weight per ingredient, in the same order [default: all the same]
     ///
     /// Divided by their sum unless --no-normalize. Zero and negative weights are legal.
@@ -232,6 +253,9 @@ pub(crate) struct MergeArguments {
     /// Take --weights as they are instead of dividing by their sum
     #[arg(long, requires = "weights", help_heading = "Coefficients")]
     pub(crate) no_normalize: bool,
+
+    #[command(flatten)]
+    pub(crate) greedy: greedy::GreedyArguments,
 
     #[command(flatten)]
     pub(crate) selection: SelectionArguments,
@@ -422,12 +446,14 @@ pub(crate) struct ChoiceArguments {
     #[arg(long, value_name = "FILE", requires = "best", value_hint = ValueHint::FilePath)]
     pub(crate) metrics: Option<PathBuf>,
 
-    /// Name of the metric; needed unless the metrics file has one number each
-    #[arg(long, value_name = "NAME", requires = "best")]
+    /// Name of the metric; needed unless there is one number for each checkpoint
+    ///
+    /// Of those in the metrics file or, of a greedy soup, those that --eval prints.
+    #[arg(long, value_name = "NAME")]
     pub(crate) metric: Option<String>,
 
     /// The metric is a loss: lower is better
-    #[arg(long, requires = "best")]
+    #[arg(long)]
     pub(crate) lower_is_better: bool,
 }
 
@@ -509,6 +535,17 @@ pub(crate) struct ReportArguments {
     /// Show every tensor, and the whole chain of an error
     #[arg(short, long)]
     pub(crate) verbose: bool,
+}
+
+/// `--method`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MethodChoice {
+    /// All weights are the same
+    Uniform,
+    /// As --weights says
+    Weighted,
+    /// All the same, of those ingredients that make the soup better
+    Greedy,
 }
 
 /// `--on-mask-mismatch`.

@@ -19,6 +19,7 @@ use crate::cli::args::OnMaskMismatch;
 use crate::cli::exit::Exit;
 use crate::cli::ingredients::choose;
 use crate::cli::ingredients::expand;
+use crate::cli::ingredients::refuse_idle_metric;
 use crate::cli::ingredients::repeated;
 use crate::cli::inputs::join;
 use crate::cli::inputs::rules;
@@ -48,6 +49,7 @@ struct CheckObject {
 
 /// Compares the masks of all ingredients.
 pub(crate) fn run(arguments: &CheckArguments, interrupted: &AtomicBool) -> anyhow::Result<Exit> {
+    refuse_idle_metric(&arguments.choice, false)?;
     let paths = expand(&arguments.ingredients.ingredients)?;
     let paths = choose(paths, &arguments.choice)?;
     let warnings = repeated(&paths);

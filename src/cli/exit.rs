@@ -25,6 +25,8 @@ use sms_merge::train::data::DataError;
 use thiserror::Error;
 
 use crate::cli::architecture::ArchitectureError;
+use crate::cli::command::CommandError;
+use crate::cli::greedy::ScoreError;
 use crate::cli::ingredients::ChoiceError;
 use crate::cli::masks;
 use crate::cli::masks::MismatchObject;
@@ -174,6 +176,15 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
             if let Some(error) = cause.downcast_ref::<ArchitectureError>() {
                 return Some(error.exit());
             }
+            if let Some(error) = cause.downcast_ref::<CommandError>() {
+                return Some(match error {
+                    CommandError::Stopped { .. } => Exit::Interrupted,
+                    _ => Exit::Failed,
+                });
+            }
+            if cause.is::<ScoreError>() {
+                return Some(Exit::Failed);
+            }
             if cause.is::<ModelError>() {
                 return Some(Exit::Usage);
             }
@@ -246,7 +257,7 @@ fn of_merge(error: &MergeError) -> Exit {
         | MergeError::IntegerMismatch { .. }
         | MergeError::OpaqueMismatch { .. } => Exit::Incompatible,
         MergeError::Connectivity(_) => Exit::Connectivity,
-        MergeError::Source(_) => Exit::Io,
+        MergeError::Source(_) | MergeError::NotAsJudged { .. } => Exit::Io,
         MergeError::Output(error) => of_output(error),
         MergeError::Interrupted => Exit::Interrupted,
         _ => Exit::Failed,

@@ -14,6 +14,7 @@ use sms_merge::tensor::Printable;
 use thiserror::Error;
 
 use crate::cli::args::ChoiceArguments;
+use crate::cli::exit::UsageError;
 use crate::cli::metrics::Metrics;
 use crate::cli::metrics::MetricsError;
 use crate::cli::natural::natural_cmp;
@@ -166,6 +167,27 @@ fn is_hidden(path: &Path, pattern: &str) -> bool {
         parts.into_iter().flatten().any(|part| is_dotted(part))
     };
     (0..names.len()).any(|position| is_dotted(names[position]) && !said(position))
+}
+
+/// Refuses the name of a metric where nothing is ranked by it.
+pub(crate) fn refuse_idle_metric(
+    choice: &ChoiceArguments,
+    is_greedy: bool,
+) -> Result<(), UsageError> {
+    if choice.best.is_some() || is_greedy {
+        return Ok(());
+    }
+    let given = [
+        ("--metric", choice.metric.is_some()),
+        ("--lower-is-better", choice.lower_is_better),
+    ];
+    match given.into_iter().find(|(_, is_given)| *is_given) {
+        Some((option, _)) => Err(UsageError {
+            message: format!("`{option}` says by what ingredients are ranked, and none are"),
+            next: Some("add `--best N` or `--method greedy`".to_owned()),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Those of `paths` that `--last` or `--best` keeps, in the order given.

@@ -30,6 +30,7 @@ use crate::cli::SCHEMA;
 use crate::cli::args::InspectArguments;
 use crate::cli::args::OnMaskMismatch;
 use crate::cli::exit::Exit;
+use crate::cli::greedy;
 use crate::cli::inputs::join;
 use crate::cli::inputs::rules;
 use crate::cli::inputs::threads;
@@ -329,6 +330,18 @@ fn generation(soup: &SoupRecord, depth: usize, lines: &mut String) {
         "{indent}{method} soup of {}{how}\n",
         plural(soup.ingredients.len() as u64, "ingredient")
     ));
+    if let Some(selection) = &soup.selection {
+        lines.push_str(&format!("{indent}  {}\n", greedy::sentence(selection)));
+        for decision in selection.decisions.iter().filter(|tried| !tried.is_kept) {
+            let dropped = selection.candidates.get(decision.candidate);
+            let name = dropped.map_or("", |dropped| &dropped.name);
+            lines.push_str(&format!(
+                "{indent}  dropped {}: with it {}\n",
+                Printable(name),
+                decision.score
+            ));
+        }
+    }
     for (position, ingredient) in soup.ingredients.iter().enumerate() {
         let weight = soup.weights.get(position).copied().unwrap_or(f64::NAN);
         let name = Printable(&ingredient.name);

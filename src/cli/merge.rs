@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use anyhow::Context;
 use sms_merge::checkpoint::Checkpoint;
-use sms_merge::checkpoint::DtypeRule;
 use sms_merge::checkpoint::Ingredients;
 use sms_merge::format::replace::Durability;
 use sms_merge::format::replace::Existing;
@@ -29,10 +28,14 @@ use crate::cli::args::FloatType;
 use crate::cli::args::LayoutChoice;
 use crate::cli::args::Measure;
 use crate::cli::args::MergeArguments;
+use crate::cli::args::MethodChoice;
 use crate::cli::args::OnIntegerMismatch;
 use crate::cli::exit::Exit;
+use crate::cli::exit::UsageError;
+use crate::cli::greedy;
 use crate::cli::ingredients::choose;
 use crate::cli::ingredients::expand;
+use crate::cli::ingredients::refuse_idle_metric;
 use crate::cli::ingredients::repeated;
 use crate::cli::inputs::join;
 use crate::cli::inputs::rules;
@@ -46,19 +49,22 @@ use crate::cli::text::note;
 /// Merges, or says what a merge would do.
 pub(crate) fn run(arguments: &MergeArguments, interrupted: &AtomicBool) -> anyhow::Result<Exit> {
     let started = Instant::now();
+    greedy::check(arguments)?;
+    refuse_idle_metric(&arguments.choice, greedy::is_asked_for(arguments))?;
     let paths = expand(&arguments.ingredients.ingredients)?;
     let paths = choose(paths, &arguments.choice)?;
     let warnings = repeated(&paths);
     if paths.len() < 2 {
         return Err(MergeError::TooFew { found: paths.len() }.into());
     }
-    let options = options(arguments, paths.len())?;
+    let mut options = options(arguments, paths.len())?;
     if let Some(output) = &arguments.output {
         let files = [&arguments.mask.mask, &arguments.choice.metrics];
         let inputs = paths.iter().chain(files.into_iter().flatten());
-        refuse_named_input(output, inputs.map(PathBuf::as_path))?;
+        let inputs = inputs.map(PathBuf::as_path).chain(arguments.greedy.data());
+        refuse_named_input(output, inputs)?;
     }
-    let ingredients = open(arguments, &paths, &options)?;
+    let mut ingredients = open(arguments, &paths, &options)?;
     let existing = match arguments.force {
         true => Existing::Replace,
         false => Existing::Refuse,
@@ -72,7 +78,7 @@ pub(crate) fn run(arguments: &MergeArguments, interrupted: &AtomicBool) -> anyho
         Destination::resolve(output, &ingredients, shard_bytes, existing, durability)
     });
     let destination = destination.transpose()?;
-    let planned = MergePlan::new(&ingredients, &options)?;
+    let mut planned = MergePlan::new(&ingredients, &options)?;
     let destination = match destination {
         Some(destination) if !arguments.plan => destination,
         _ => {
@@ -80,6 +86,17 @@ pub(crate) fn run(arguments: &MergeArguments, interrupted: &AtomicBool) -> anyho
             return Ok(Exit::Done);
         }
     };
+    if greedy::is_asked_for(arguments) {
+        let output = destination.path();
+        let selection = greedy::select(arguments, &paths, &options, output, interrupted)?;
+        let kept = selection.kept().into_iter().map(|kept| paths[kept].clone());
+        let kept: Vec<PathBuf> = kept.collect();
+        options = options
+            .with_selection(selection)
+            .map_err(MergeError::Weights)?;
+        ingredients = open(arguments, &kept, &options)?;
+        planned = MergePlan::new(&ingredients, &options)?;
+    }
     let files = match arguments.sha256 {
         true => file_digests(&ingredients)?,
         false => Vec::new(),
@@ -132,15 +149,30 @@ fn open(
     paths: &[PathBuf],
     options: &MergeOptions,
 ) -> anyhow::Result<Ingredients> {
-    let dtypes = match options.dtype {
-        Some(_) => DtypeRule::AnyFloat,
-        None => DtypeRule::Same,
-    };
     let mask = arguments.mask.mask.as_deref();
-    join(paths, mask, &arguments.reading, dtypes, options)
+    join(
+        paths,
+        mask,
+        &arguments.reading,
+        options.dtype_rule(),
+        options,
+    )
 }
 
 fn options(arguments: &MergeArguments, n_ingredients: usize) -> anyhow::Result<MergeOptions> {
+    let usage = |message: &str| UsageError {
+        message: message.to_owned(),
+        next: None,
+    };
+    match (arguments.method, &arguments.weights) {
+        (Some(MethodChoice::Weighted), None) => {
+            return Err(usage("`--method weighted` needs `--weights`").into());
+        }
+        (Some(MethodChoice::Uniform | MethodChoice::Greedy), Some(_)) => {
+            return Err(usage("`--weights` are for `--method weighted`").into());
+        }
+        _ => {}
+    }
     let (method, weights) = match &arguments.weights {
         None => (Method::Uniform, Weights::uniform(n_ingredients)),
         Some(values) if values.len() != n_ingredients => {

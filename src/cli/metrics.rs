@@ -211,7 +211,16 @@ impl Metrics {
     }
 }
 
-fn number(checkpoint: &str, value: &Value, metric: Option<&str>) -> Result<f64, MetricsError> {
+/// The metric in `value`, which is what `checkpoint` is said to have: a number, or an
+/// object with several. A name that begins with `/` may be a path through nested ones.
+///
+/// # Errors
+/// [`MetricsError`] if there is no such metric, or it is no finite number.
+pub(crate) fn number(
+    checkpoint: &str,
+    value: &Value,
+    metric: Option<&str>,
+) -> Result<f64, MetricsError> {
     let value = match (value, metric) {
         (Value::Object(fields), metric) => {
             let names = || {
@@ -224,7 +233,8 @@ fn number(checkpoint: &str, value: &Value, metric: Option<&str>) -> Result<f64, 
                 checkpoint: checkpoint.to_owned(),
                 names: names(),
             })?;
-            fields.get(metric).ok_or_else(|| MetricsError::NoMetric {
+            let found = fields.get(metric).or_else(|| value.pointer(metric));
+            found.ok_or_else(|| MetricsError::NoMetric {
                 checkpoint: checkpoint.to_owned(),
                 metric: metric.to_owned(),
                 names: names(),
@@ -237,6 +247,11 @@ fn number(checkpoint: &str, value: &Value, metric: Option<&str>) -> Result<f64, 
         checkpoint: checkpoint.to_owned(),
         found: value.to_string(),
     })
+}
+
+/// A JSON value, in which what Python writes and JSON does not know is text.
+pub(crate) fn value(text: &str) -> Result<Value, serde_json::Error> {
+    serde_json::from_str(&quote_non_finite(text))
 }
 
 /// The objects of a file: of one array, one object, or one per line.

@@ -11,6 +11,7 @@ use sms_merge::tensor::Printable;
 
 use crate::cli::SCHEMA;
 use crate::cli::args::MergeArguments;
+use crate::cli::greedy;
 use crate::cli::size::human_bytes;
 use crate::cli::text;
 use crate::cli::text::Column;
@@ -33,7 +34,9 @@ struct PlanObject {
 struct Plan {
     ingredients: Vec<String>,
     output: Option<String>,
-    coefficients: Vec<f64>,
+    /// Not known before candidates are evaluated.
+    coefficients: Option<Vec<f64>>,
+    n_evaluations: usize,
     bytes_to_read: u64,
     bytes_to_write: u64,
     n_files: usize,
@@ -91,8 +94,14 @@ pub(crate) fn show(
     arguments: &MergeArguments,
 ) -> anyhow::Result<()> {
     let parameters = ingredients.parameters();
-    let read = plan.bytes_to_read * passes(options);
-    let seconds = (read + plan.bytes_to_write) as f64 / ASSUMED_RATE as f64;
+    let is_greedy = greedy::is_asked_for(arguments);
+    let (n_reads, n_writes) = match is_greedy {
+        true => greedy::most_passes(ingredients.count()),
+        false => (passes(options) as f64, 1),
+    };
+    let read = (plan.bytes_to_read as f64 * n_reads) as u64;
+    let write = plan.bytes_to_write * n_writes;
+    let seconds = (read + write) as f64 / ASSUMED_RATE as f64;
     let tensors = plan.tensors.iter().map(|planned| PlannedObject {
         name: planned.slot.name.clone(),
         dtype: planned.slot.dtype.name(),
@@ -109,9 +118,13 @@ pub(crate) fn show(
             .map(|checkpoint| lossy(checkpoint.path()))
             .collect(),
         output: arguments.output.as_deref().map(lossy),
-        coefficients: options.weights.coefficients(),
+        coefficients: (!is_greedy).then(|| options.weights.coefficients()),
+        n_evaluations: match is_greedy {
+            true => greedy::evaluations(ingredients.count()),
+            false => 0,
+        },
         bytes_to_read: read,
-        bytes_to_write: plan.bytes_to_write,
+        bytes_to_write: write,
         n_files: plan.layouts.len(),
         n_threads: plan.threads,
         peak_memory_bytes: plan.peak_memory,
@@ -154,15 +167,25 @@ impl Plan {
         ];
         let mut text = table(&columns, &rows);
         text.push('\n');
-        let coefficients: Vec<String> = self.coefficients.iter().map(f64::to_string).collect();
+        let coefficients = self.coefficients.as_ref().map(|coefficients| {
+            let coefficients: Vec<String> = coefficients.iter().map(f64::to_string).collect();
+            coefficients.join(", ")
+        });
+        let coefficients = coefficients.unwrap_or_else(|| {
+            let evaluations = plural(self.n_evaluations as u64, "evaluation");
+            format!("chosen by {evaluations}, whose time is not counted")
+        });
         let rows = [
-            ("coefficients", coefficients.join(", ")),
+            ("coefficients", coefficients),
             (
                 "read",
                 format!(
                     "{} in {}",
                     human_bytes(self.bytes_to_read),
                     match passes {
+                        _ if self.coefficients.is_none() => {
+                            "several passes, if every ingredient is kept".to_owned()
+                        }
                         1 => "one pass".to_owned(),
                         passes => format!("{passes} passes"),
                     }

@@ -14,10 +14,12 @@ use sms_merge::merge::Distances;
 use sms_merge::merge::MergeOptions;
 use sms_merge::merge::Merged;
 use sms_merge::merge::Method;
+use sms_merge::merge::Selection;
 use sms_merge::tensor::Printable;
 
 use crate::cli::SCHEMA;
 use crate::cli::args::ReportArguments;
+use crate::cli::greedy;
 use crate::cli::masks::MaskObject;
 use crate::cli::masks::TotalObject;
 use crate::cli::masks::masks_text;
@@ -57,6 +59,7 @@ struct SummaryObject<'a> {
     ingredients: Vec<String>,
     coefficients: Vec<f64>,
     is_normalized: bool,
+    selection: Option<SelectionObject<'a>>,
     on_mask_mismatch: MismatchPolicy,
     mask: TotalObject,
     tensors: Vec<TensorObject>,
@@ -65,6 +68,14 @@ struct SummaryObject<'a> {
     sidecars: &'a [String],
     dropped_metadata: &'a [String],
     warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct SelectionObject<'a> {
+    #[serde(flatten)]
+    selection: &'a Selection,
+    /// Of the soup.
+    score: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -117,6 +128,14 @@ impl Summary<'_> {
                 .collect(),
             coefficients: self.options.weights.coefficients(),
             is_normalized: self.options.weights.normalization() == Normalization::SumToOne,
+            selection: self
+                .options
+                .selection
+                .as_ref()
+                .map(|selection| SelectionObject {
+                    score: selection.score(),
+                    selection,
+                }),
             on_mask_mismatch: self.options.rules.policy,
             mask: self.total(),
             tensors: tensors
@@ -152,6 +171,9 @@ impl Summary<'_> {
         )];
         if self.options.method == Method::Weighted {
             lines.push(self.coefficients());
+        }
+        if let Some(selection) = &self.options.selection {
+            lines.push(greedy::sentence(selection));
         }
         let n_pruned = self.masks().iter().filter(|mask| mask.is_pruned).count();
         lines.push(self.total().sentence(n_pruned));

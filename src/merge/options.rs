@@ -94,9 +94,11 @@ impl MergeOptions {
     /// # Errors
     /// [`WeightError::Empty`] if it keeps nothing.
     pub fn with_selection(&self, selection: Selection) -> Result<Self, WeightError> {
+        let n_kept = selection.kept().len();
         Ok(Self {
             method: Method::Greedy,
-            weights: Weights::uniform(selection.kept().len())?,
+            weights: Weights::uniform(n_kept)?,
+            distances: self.distances && n_kept > 1,
             selection: Some(selection),
             ..self.clone()
         })

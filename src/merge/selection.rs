@@ -82,8 +82,8 @@ impl Selection {
 
     /// How good the soup is; `None` of no decision.
     pub fn score(&self) -> Option<f64> {
-        let kept = self.decisions.iter().filter(|decision| decision.is_kept);
-        kept.last().map(|decision| decision.score)
+        let mut kept = self.decisions.iter().filter(|decision| decision.is_kept);
+        kept.next_back().map(|decision| decision.score)
     }
 
     /// Positions of the candidates from the best down, of equal ones in the order given.
