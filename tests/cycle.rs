@@ -1,5 +1,6 @@
 //! Whole runs of `sms-merge cycle` on the embedded digits.
 #![cfg(feature = "train")]
+#![expect(unreachable_pub, reason = "modules of a test have no other users")]
 
 #[path = "cycle/bench.rs"]
 mod bench;
