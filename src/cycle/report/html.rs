@@ -194,7 +194,8 @@ fn row(page: &mut Markup, table: &Table, cells: &[Cell]) {
 /// Classes of cells; those of numbers are none, as most cells hold numbers.
 fn class_of(kind: Kind) -> &'static str {
     match kind {
-        Kind::Words | Kind::Code => "words",
+        Kind::Words => "words",
+        Kind::Code => "words path",
         Kind::Number => "",
         Kind::Bar => "bar",
     }
