@@ -12,10 +12,6 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 
-torch.set_num_threads(int(sys.argv[1]))
-torch.manual_seed(0)
-
-
 class Block(nn.Module):
     def __init__(self, inputs, outputs, stride):
         super().__init__()
@@ -96,6 +92,9 @@ def run(name, samples, steps):
     print(trained, evaluated, peak, flush=True)
 
 
-for line in sys.stdin:
-    model, samples, steps = line.split()
-    run(model, int(samples), int(steps))
+if __name__ == "__main__":
+    torch.set_num_threads(int(sys.argv[1]))
+    torch.manual_seed(0)
+    for line in sys.stdin:
+        model, samples, steps = line.split()
+        run(model, int(samples), int(steps))

@@ -12,6 +12,7 @@ mod distance;
 mod draft;
 mod execute;
 mod file_digest;
+mod greedy;
 mod job;
 mod ledger;
 mod options;
@@ -19,6 +20,8 @@ mod place;
 mod plan;
 mod recalibrated;
 mod run;
+mod selected;
+mod selection;
 mod sink;
 mod tile;
 mod verify;
@@ -57,6 +60,11 @@ pub use distance::Distances;
 pub use distance::PairDistance;
 pub use file_digest::FileDigest;
 pub use file_digest::sha256;
+pub use greedy::Evaluate;
+pub use greedy::Event;
+pub use greedy::Greedy;
+pub use greedy::GreedyError;
+pub use greedy::choose;
 pub use ledger::Outcome;
 pub use ledger::TensorOutcome;
 pub use options::IntegerPolicy;
@@ -71,6 +79,11 @@ pub use run::Merged;
 pub use run::Scanned;
 pub use run::merge;
 pub use run::scan;
+pub use selection::Better;
+pub use selection::Candidate;
+pub use selection::Decision;
+pub use selection::OnTie;
+pub use selection::Selection;
 pub use verify::SelfCheck;
 pub use verify::recompute;
 pub use verify::self_check;
@@ -175,6 +188,12 @@ pub enum MergeError {
         other: PathBuf,
         /// Row-major index of the first difference.
         index: u64,
+    },
+    /// An ingredient is no longer what it was when it was chosen.
+    #[error("`{}` changed after it was evaluated", path.display())]
+    NotAsJudged {
+        /// The ingredient.
+        path: PathBuf,
     },
     /// `--dtype` names a type that cannot be averaged.
     #[error("soups are F16, BF16, F32 or F64, not {dtype}")]

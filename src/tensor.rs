@@ -9,7 +9,7 @@ mod shape;
 
 pub use digest::{Digest, DigestList, Digester, TILE_ELEMENTS, tile_elements};
 pub use dtype::{Arithmetic, Dtype};
-pub use mask::Mask;
+pub use mask::{Mask, zero_pruned};
 pub use printable::Printable;
 pub use random::Stream;
 pub use shape::Shape;

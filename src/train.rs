@@ -4,10 +4,12 @@
 pub mod average;
 pub mod candle;
 pub mod card;
+pub mod choices;
 pub mod data;
 pub mod engine;
 pub mod evaluate;
 mod loss;
+pub mod lost;
 pub mod masks;
 pub mod native;
 mod optimizer;

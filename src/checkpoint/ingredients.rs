@@ -114,6 +114,11 @@ impl Ingredients {
         self.mask_file.as_ref()
     }
 
+    /// The checkpoints and the mask file, apart again.
+    pub fn into_checkpoints(self) -> (Vec<Checkpoint>, Option<Checkpoint>) {
+        (self.checkpoints, self.mask_file)
+    }
+
     /// The parameters, sorted by name.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters

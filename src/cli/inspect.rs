@@ -323,6 +323,7 @@ fn generation(soup: &SoupRecord, depth: usize, lines: &mut String) {
     let method = match soup.method {
         Method::Uniform => "uniform",
         Method::Weighted => "weighted",
+        Method::Greedy => "greedy",
     };
     lines.push_str(&format!(
         "{indent}{method} soup of {}{how}\n",

@@ -5,15 +5,13 @@ use std::path::Path;
 use anyhow::Context;
 use sms_merge::checkpoint::Checkpoint;
 use sms_merge::checkpoint::OpenOptions;
-use sms_merge::graph::Description;
 use sms_merge::graph::Graph;
-use sms_merge::graph::Syntax;
-use sms_merge::graph::models;
-use sms_merge::graph::models::ModelSpec;
 use sms_merge::merge::default_threads;
 use sms_merge::train::Weights;
 use sms_merge::train::candle::CandleEngine;
 use sms_merge::train::card::Card;
+use sms_merge::train::card::Named;
+use sms_merge::train::card::choose_model;
 use sms_merge::train::data;
 use sms_merge::train::data::DataSpec;
 use sms_merge::train::data::Dataset;
@@ -23,6 +21,7 @@ use sms_merge::train::engine::EngineError;
 use sms_merge::train::engine::Masks;
 use sms_merge::train::native::Native;
 use sms_merge::train::record::ModelRecord;
+use sms_merge::train::record::NetworkError;
 use sms_merge::train::record::Record;
 
 use crate::cli::architecture;
@@ -83,62 +82,37 @@ pub(crate) fn build_model(
     card: Option<&Card>,
     dataset: &Dataset,
 ) -> anyhow::Result<(Graph, ModelRecord)> {
-    let (input, classes) = (dataset.image(), dataset.classes());
-    let mut built = ModelRecord {
-        name: String::new(),
-        input: [input.channels, input.height, input.width],
-        classes,
-        options: arguments.model_option.iter().cloned().collect(),
-        description: None,
-    };
     let file = arguments.model.as_deref().map(Path::new);
-    if let Some((path, syntax)) = file.and_then(|path| Some((path, architecture::syntax(path)?))) {
-        let graph = architecture::described(path, syntax, Some(input), Some(classes))?;
-        graph.name.clone_into(&mut built.name);
-        built.description = Some(Description::of(&graph).to_text(Syntax::Json));
-    } else if let Some(name) = &arguments.model {
-        built.name.clone_from(name);
-    } else if let Some(card) = card {
-        let options = std::mem::take(&mut built.options);
-        built = card.model.clone();
-        built.options.extend(options);
-    } else {
-        suited_model(dataset).clone_into(&mut built.name);
-    }
-    Ok((rebuild(&built)?, built))
+    let described = file.and_then(|path| Some((path, architecture::syntax(path)?)));
+    let described = described.map(|(path, syntax)| {
+        let (input, classes) = (dataset.image(), dataset.classes());
+        architecture::described(path, syntax, Some(input), Some(classes))
+    });
+    let described = described.transpose()?;
+    let named = match (&described, &arguments.model) {
+        (Some(graph), _) => Some(Named::Described(graph)),
+        (None, Some(name)) => Some(Named::Model(name)),
+        (None, None) => None,
+    };
+    let options = arguments.model_option.iter().cloned().collect();
+    let record = choose_model(named, options, card, dataset);
+    Ok((rebuild(&record)?, record))
 }
 
 /// The network of a record.
 pub(crate) fn rebuild(record: &ModelRecord) -> anyhow::Result<Graph> {
-    let Some(text) = &record.description else {
-        let spec = ModelSpec {
-            name: record.name.clone(),
-            input: record.input(),
-            classes: record.classes,
-            options: record.options.clone(),
-        };
-        return Ok(models::build(&spec)?);
-    };
-    if !record.options.is_empty() {
+    if record.description.is_some() && !record.options.is_empty() {
         return Err(UsageError {
             message: "a network that a file describes has no options".to_owned(),
             next: Some("leave `--model-option` out, or edit the file".to_owned()),
         }
         .into());
     }
-    let description = Description::parse(text, Syntax::Json)?;
-    Ok(description.build(Some(record.input()), Some(record.classes))?)
-}
-
-/// The model for a data set where none is asked for.
-fn suited_model(dataset: &Dataset) -> &'static str {
-    if Known::from_name(&dataset.name) == Some(Known::Digits) {
-        "mlp"
-    } else if dataset.image().channels == 3 {
-        "resnet20"
-    } else {
-        "convnet"
-    }
+    Ok(match record.graph() {
+        Ok(graph) => graph,
+        Err(NetworkError::Model(error)) => return Err(error.into()),
+        Err(NetworkError::Description(error)) => return Err(error.into()),
+    })
 }
 
 /// Number of threads that compute.

@@ -11,13 +11,11 @@ use serde::Serialize;
 use sms_merge::checkpoint::Checkpoint;
 use sms_merge::checkpoint::refuse_named_input;
 use sms_merge::checkpoint::rewrite;
+use sms_merge::cycle::recalibrated::Observation;
+use sms_merge::cycle::recalibrated::RecalibrationRecord;
 use sms_merge::format::replace::Durability;
 use sms_merge::format::replace::Existing;
 use sms_merge::format::replace::Target;
-use sms_merge::merge::CERTIFICATE_KEY;
-use sms_merge::merge::Certificate;
-use sms_merge::merge::CertificateError;
-use sms_merge::tensor::Digest;
 use sms_merge::train::Weights;
 use sms_merge::train::card::Card;
 use sms_merge::train::data::Assembler;
@@ -50,22 +48,6 @@ use crate::cli::text::Clean;
 use crate::cli::text::note;
 use crate::cli::text::plural;
 use crate::cli::text::shown;
-
-/// Version of the record in the metadata.
-const FORMAT_VERSION: u32 = 1;
-
-/// What the metadata says of a recalibration.
-#[derive(Serialize)]
-struct RecalibrationRecord<'a> {
-    format_version: u32,
-    tool: &'a str,
-    data: &'a str,
-    data_digest: Digest,
-    images: usize,
-    batches: usize,
-    batch_size: usize,
-    seed: u64,
-}
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -127,7 +109,7 @@ pub(crate) fn run(
             .into_iter()
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect(),
-        Some(observed) => metadata(arguments, &checkpoint, &dataset, observed, &mut warnings)?,
+        Some(observed) => metadata(arguments, &checkpoint, &dataset, observed, &mut warnings),
     };
     let nothing = BTreeMap::new();
     let replaced = replaced.unwrap_or(&nothing);
@@ -243,34 +225,16 @@ fn metadata(
     dataset: &Dataset,
     observed: &Observed,
     warnings: &mut Vec<String>,
-) -> anyhow::Result<BTreeMap<String, String>> {
-    let mut metadata: BTreeMap<String, String> = checkpoint
-        .metadata()
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .collect();
-    let record = RecalibrationRecord {
-        format_version: FORMAT_VERSION,
-        tool: concat!("sms-merge ", env!("CARGO_PKG_VERSION")),
+) -> BTreeMap<String, String> {
+    let record = RecalibrationRecord::new(Observation {
         data: &dataset.name,
         data_digest: DataRecord::new(dataset).digest,
         images: observed.images,
         batches: observed.batches,
         batch_size: arguments.images.batch_size,
         seed: arguments.images.seed,
-    };
-    let key = sms_merge::checkpoint::RECALIBRATION_KEY;
-    metadata.insert(key.to_owned(), serde_json::to_string(&record)?);
-    match Certificate::of(checkpoint) {
-        Ok(certificate) => {
-            let certificate = certificate.recalibrated(checkpoint, &observed.replaced);
-            metadata.insert(CERTIFICATE_KEY.to_owned(), certificate.to_text());
-        }
-        Err(CertificateError::Missing { .. }) => {}
-        Err(error) => {
-            metadata.remove(CERTIFICATE_KEY);
-            warnings.push(format!("{error}; it is left out"));
-        }
-    }
-    Ok(metadata)
+    });
+    let (metadata, refused) = record.metadata(checkpoint, &observed.replaced);
+    warnings.extend(refused.map(|error| format!("{error}; it is left out")));
+    metadata
 }

@@ -16,6 +16,7 @@ use crate::merge::file_digest::FileDigest;
 use crate::merge::options::IntegerPolicy;
 use crate::merge::options::MergeOptions;
 use crate::merge::options::Method;
+use crate::merge::selection::Selection;
 use crate::tensor::Digest;
 use crate::tensor::Dtype;
 
@@ -71,6 +72,9 @@ pub struct SoupRecord {
     pub mask: Digest,
     /// What was averaged, in order.
     pub ingredients: Vec<IngredientRecord>,
+    /// What they were chosen from, and how, if that was done here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection: Option<Selection>,
 }
 
 /// One ingredient of a soup.
@@ -296,6 +300,17 @@ impl SoupRecord {
             normalized: options.weights.normalization() == Normalization::SumToOne,
             mask,
             ingredients,
+            selection: options.selection.clone(),
+        }
+    }
+
+    /// Whether the ingredients are what the selection keeps, if there is one.
+    pub(super) fn is_selection_sound(&self) -> bool {
+        match &self.selection {
+            Some(selection) => {
+                self.method == Method::Greedy && selection.is_sound(&self.ingredients)
+            }
+            None => self.method != Method::Greedy,
         }
     }
 

@@ -3,10 +3,13 @@
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::checkpoint::DtypeRule;
 use crate::checkpoint::MaskLayout;
 use crate::connectivity::NamePatterns;
 use crate::connectivity::Rules;
+use crate::kernel::WeightError;
 use crate::kernel::Weights;
+use crate::merge::selection::Selection;
 use crate::tensor::Dtype;
 
 /// How the weights were chosen, for the record.
@@ -17,6 +20,8 @@ pub enum Method {
     Uniform,
     /// As given.
     Weighted,
+    /// All the same, of those that make the soup better. Source: arXiv:2203.05482.
+    Greedy,
 }
 
 /// What to do with integer tensors that differ, other than `num_batches_tracked`.
@@ -39,6 +44,8 @@ pub struct MergeOptions {
     pub method: Method,
     /// One weight per ingredient.
     pub weights: Weights,
+    /// How the ingredients were chosen, if that is for the record.
+    pub selection: Option<Selection>,
     /// How masks are read and compared.
     pub rules: Rules,
     /// Tensors that are merged; empty for all.
@@ -68,6 +75,7 @@ impl MergeOptions {
             method,
             distances: weights.values().len() <= MOST_FOR_DISTANCES,
             weights,
+            selection: None,
             rules: Rules::default(),
             include: NamePatterns::default(),
             exclude: NamePatterns::default(),
@@ -77,6 +85,28 @@ impl MergeOptions {
             layout: MaskLayout::default(),
             shard_bytes: None,
             threads: default_threads(),
+        }
+    }
+
+    /// The same options for the uniform soup of what a selection keeps, with the
+    /// selection in its certificate.
+    ///
+    /// # Errors
+    /// [`WeightError::Empty`] if it keeps nothing.
+    pub fn with_selection(&self, selection: Selection) -> Result<Self, WeightError> {
+        Ok(Self {
+            method: Method::Greedy,
+            weights: Weights::uniform(selection.kept().len())?,
+            selection: Some(selection),
+            ..self.clone()
+        })
+    }
+
+    /// Whether ingredients may store a tensor in different floating types.
+    pub fn dtype_rule(&self) -> DtypeRule {
+        match self.dtype {
+            Some(_) => DtypeRule::AnyFloat,
+            None => DtypeRule::Same,
         }
     }
 

@@ -167,13 +167,15 @@ impl MergePlan {
 
     /// Whether the soup has running statistics that no ingredient measured.
     pub(crate) fn averages_statistics(&self, ingredients: &Ingredients) -> bool {
-        self.tensors.iter().any(|planned| {
-            let is_averaged = matches!(
-                planned.action,
-                Action::Average | Action::PooledVariance { .. }
-            );
-            is_averaged && is_statistic(&ingredients.parameters()[planned.parameter].name)
-        })
+        // One alone, which a greedy soup may be, keeps its own.
+        ingredients.count() > 1
+            && self.tensors.iter().any(|planned| {
+                let is_averaged = matches!(
+                    planned.action,
+                    Action::Average | Action::PooledVariance { .. }
+                );
+                is_averaged && is_statistic(&ingredients.parameters()[planned.parameter].name)
+            })
     }
 
     /// Replaces the rule by which differing mask bits become one, by name.

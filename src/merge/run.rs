@@ -137,7 +137,9 @@ pub fn merge(
     files: Vec<Vec<FileDigest>>,
     observer: Observer<'_>,
 ) -> Result<Merged, MergeError> {
-    if ingredients.count() < 2 {
+    // What is kept of several may be one.
+    let fewest = if options.selection.is_some() { 1 } else { 2 };
+    if ingredients.count() < fewest {
         return Err(MergeError::TooFew {
             found: ingredients.count(),
         });
@@ -153,6 +155,7 @@ pub fn merge(
         let outcome = Job::new(ingredients, &plan, options, Sink::Write(output)).run(observer)?;
         let connectivity =
             prove(&outcome, ingredients, options).map_err(MergeError::Connectivity)?;
+        refuse_changed(ingredients, options, &outcome)?;
         let certificate = draft.certificate(&outcome, &connectivity);
         for (shard, bytes) in draft
             .headers(&certificate, &headers)?
@@ -192,6 +195,23 @@ pub fn merge(
         needs_recalibration,
         bytes_written,
     })
+}
+
+/// Refuses ingredients that are not what they were when they were selected.
+fn refuse_changed(
+    ingredients: &Ingredients,
+    options: &MergeOptions,
+    outcome: &Outcome,
+) -> Result<(), MergeError> {
+    let Some(selection) = &options.selection else {
+        return Ok(());
+    };
+    match selection.changed(&selection.kept(), &outcome.ingredients) {
+        Some(changed) => Err(MergeError::NotAsJudged {
+            path: ingredients.checkpoints()[changed].path().to_owned(),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// The certificate that a soup would get for what was found.

@@ -23,14 +23,19 @@ use crate::merge::recalibrated::is_statistic;
 use crate::merge::run::prove;
 use crate::merge::run::recertify;
 use crate::merge::run::resolve_plan;
+use crate::merge::selected::pick_kept;
 use crate::merge::sink::Comparison;
 use crate::merge::sink::Sink;
 
+/// What the certificate of a greedy soup says of how it came about.
+const SELECTION: &str = "the selection of the ingredients";
+
 /// Computes a soup again and compares every bit.
 ///
-/// The recipe is the certificate's; of `options` only the threads count. Ingredients
-/// whose names are those of the certificate are put in its order; others are taken
-/// in the order given. All differences found are returned, the first element that
+/// The recipe is the certificate's. Ingredients whose names are those of the certificate
+/// are put in its order; others are taken in the order given. Of a greedy soup, what it
+/// was chosen from may be given in place of what was kept: then what was dropped is held
+/// against the certificate too, and must share the mask. Nobody is evaluated again. All differences found are returned, the first element that
 /// differs first; none means that the soup is proved.
 ///
 /// # Errors
@@ -44,8 +49,10 @@ pub fn recompute(
     observer: Observer<'_>,
 ) -> Result<Vec<Difference>, MergeError> {
     let record = &certificate.soup;
-    if checkpoints.len() != record.ingredients.len() {
-        let (recorded, found) = (record.ingredients.len(), checkpoints.len());
+    let (recorded, found) = (record.ingredients.len(), checkpoints.len());
+    let selection = record.selection.as_ref();
+    let all = selection.filter(|all| found != recorded && found == all.candidates.len());
+    if found != recorded && all.is_none() {
         return Ok(vec![Difference::IngredientCount { recorded, found }]);
     }
     if mask_file.is_some() != certificate.options.mask_file.is_some() {
@@ -57,6 +64,9 @@ pub fn recompute(
         Normalization::AsGiven
     };
     let unfit = |what| Ok(vec![Difference::Certificate { what }]);
+    if !record.is_selection_sound() {
+        return unfit(SELECTION);
+    }
     let Ok(weights) = Weights::new(record.weights.clone(), normalization) else {
         return unfit("the weights");
     };
@@ -64,12 +74,21 @@ pub fn recompute(
     certificate.options.restore(&mut options);
     options.threads = threads;
     options.distances = false;
-    let dtypes = if options.dtype.is_some() {
-        DtypeRule::AnyFloat
-    } else {
-        DtypeRule::Same
+    let (checkpoints, mask_file) = match all {
+        Some(all) => {
+            let names = all.candidates.iter().map(|candidate| &candidate.name);
+            let candidates = in_recorded_order(checkpoints, names);
+            match pick_kept(all, candidates, mask_file, &options, observer)? {
+                Ok(kept) => kept,
+                Err(differences) => return Ok(differences),
+            }
+        }
+        None => {
+            let names = record.ingredients.iter().map(|ingredient| &ingredient.name);
+            (in_recorded_order(checkpoints, names), mask_file)
+        }
     };
-    let checkpoints = in_recorded_order(checkpoints, certificate);
+    let dtypes = options.dtype_rule();
     let ingredients =
         Ingredients::join(checkpoints, mask_file, dtypes, |name| options.selects(name))?;
     let plan = MergePlan::new(&ingredients, &options)
@@ -204,18 +223,16 @@ fn false_records(certificate: &Certificate, found: &Certificate) -> Vec<Differen
     differences
 }
 
-fn in_recorded_order(
+fn in_recorded_order<'a>(
     mut checkpoints: Vec<Checkpoint>,
-    certificate: &Certificate,
+    recorded: impl Iterator<Item = &'a String> + Clone,
 ) -> Vec<Checkpoint> {
     let position = |checkpoint: &Checkpoint| {
         let name = checkpoint.display_name();
-        let mut named = certificate
-            .soup
-            .ingredients
-            .iter()
+        let mut named = recorded
+            .clone()
             .enumerate()
-            .filter(|(_, record)| record.name == name);
+            .filter(|(_, found)| **found == name);
         named
             .next()
             .filter(|_| named.next().is_none())
@@ -289,6 +306,9 @@ pub fn self_check(
     let soup = &ingredients.checkpoints()[0];
     soup.check_unchanged()?;
     let mut differences = Vec::new();
+    if !certificate.soup.is_selection_sound() {
+        differences.push(Difference::Certificate { what: SELECTION });
+    }
     let mut masks = Vec::new();
     let mut retained_zeros = 0;
     let mut totals = (0, 0);

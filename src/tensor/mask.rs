@@ -84,10 +84,27 @@ impl Mask {
             self.numel,
             "a mask has the length of its tensor"
         );
-        for (chunk, &word) in values.chunks_mut(64).zip(&self.words) {
-            for (bit, value) in chunk.iter_mut().enumerate() {
-                if word >> bit & 1 == 0 {
-                    *value = 0.0;
+        zero_pruned(values, &self.words);
+    }
+}
+
+/// Sets to `+0` what the words of a mask, beginning at the first of `values`, do not
+/// retain; whatever was there, NaN included.
+pub fn zero_pruned(values: &mut [f32], words: &[u64]) {
+    const BITS: [u32; 8] = [1, 2, 4, 8, 16, 32, 64, 128];
+    for (chunk, &word) in values.chunks_mut(64).zip(words) {
+        match word {
+            0 => chunk.fill(0.0),
+            u64::MAX => {}
+            _ => {
+                // Eight bits at once and without a branch, so that compilers make vectors
+                // of it. A multiplication would leave -0 and NaN.
+                for (eight, byte) in chunk.chunks_mut(8).zip(word.to_le_bytes()) {
+                    for (value, bit) in eight.iter_mut().zip(BITS) {
+                        let is_retained = u32::from(byte) & bit == bit;
+                        let kept = if is_retained { u32::MAX } else { 0 };
+                        *value = f32::from_bits(value.to_bits() & kept);
+                    }
                 }
             }
         }
@@ -131,5 +148,20 @@ mod tests {
         assert!(values[3].is_nan());
         Mask::from_fn(5, |idx| idx == 0).apply(&mut values);
         assert_eq!(values.map(f32::to_bits), [1.0_f32.to_bits(), 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn every_element_meets_its_own_bit() {
+        let words = [0x8000_0000_0000_0001, 0xF0F0_1234_5678_9ABC, 0, u64::MAX, 1];
+        for numel in [0, 1, 7, 8, 63, 64, 65, 127, 128, 191, 250, 257, 320] {
+            let before = |idx: usize| if idx % 5 == 0 { f32::NAN } else { -1.5 };
+            let mut values: Vec<f32> = (0..numel).map(before).collect();
+            zero_pruned(&mut values, &words[..numel.div_ceil(64)]);
+            for (idx, value) in values.iter().enumerate() {
+                let is_retained = words[idx / 64] >> (idx % 64) & 1 == 1;
+                let expected = if is_retained { before(idx) } else { 0.0 };
+                assert_eq!(value.to_bits(), expected.to_bits(), "{idx} of {numel}");
+            }
+        }
     }
 }

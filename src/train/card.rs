@@ -9,6 +9,11 @@ use serde::Serialize;
 use serde_json::Value;
 use thiserror::Error;
 
+use crate::graph::Description;
+use crate::graph::Graph;
+use crate::graph::Syntax;
+use crate::train::data::Dataset;
+use crate::train::data::Known;
 use crate::train::record::DataRecord;
 use crate::train::record::ModelRecord;
 use crate::train::record::RECORD_KEY;
@@ -89,6 +94,58 @@ impl From<&Record> for Card {
             validation_fraction: record.recipe.validation_fraction,
             validation_seed: record.recipe.validation_seed,
         }
+    }
+}
+
+/// How a network is named.
+#[derive(Clone, Copy, Debug)]
+pub enum Named<'a> {
+    /// By the name of a model that ships with the program.
+    Model(&'a str),
+    /// By a description that was built.
+    Described(&'a Graph),
+}
+
+/// The network that is named, or else that of a card, or else one that suits the images.
+/// Options are those of a model that ships with the program.
+pub fn choose_model(
+    named: Option<Named<'_>>,
+    options: BTreeMap<String, String>,
+    card: Option<&Card>,
+    dataset: &Dataset,
+) -> ModelRecord {
+    let input = dataset.image();
+    let mut record = ModelRecord {
+        name: String::new(),
+        input: [input.channels, input.height, input.width],
+        classes: dataset.classes(),
+        options,
+        description: None,
+    };
+    match (named, card) {
+        (Some(Named::Model(name)), _) => name.clone_into(&mut record.name),
+        (Some(Named::Described(graph)), _) => {
+            graph.name.clone_into(&mut record.name);
+            record.description = Some(Description::of(graph).to_text(Syntax::Json));
+        }
+        (None, Some(card)) => {
+            let options = std::mem::take(&mut record.options);
+            record = card.model.clone();
+            record.options.extend(options);
+        }
+        (None, None) => suited_model(dataset).clone_into(&mut record.name),
+    }
+    record
+}
+
+/// The model for a data set where none is asked for.
+fn suited_model(dataset: &Dataset) -> &'static str {
+    if Known::from_name(&dataset.name) == Some(Known::Digits) {
+        "mlp"
+    } else if dataset.image().channels == 3 {
+        "resnet20"
+    } else {
+        "convnet"
     }
 }
 

@@ -6,6 +6,7 @@
 //! that threads may take any part of a tensor and no bit depends on the parts.
 
 use crate::graph::Role;
+use crate::tensor::zero_pruned;
 use crate::train::engine::Decay;
 use crate::train::engine::Optimizer;
 use crate::train::engine::Update;
@@ -179,27 +180,9 @@ impl Rule {
             (rule, slots) => panic!("{} slots for {rule:?}", slots.len()),
         }
         if let Some(words) = retained {
-            prune(values, words);
+            zero_pruned(values, words);
             for slot in slots.iter_mut() {
-                prune(slot, words);
-            }
-        }
-    }
-}
-
-/// Sets what is not retained to `+0`.
-fn prune(values: &mut [f32], words: &[u64]) {
-    for (chunk, &word) in values.chunks_mut(WORD).zip(words) {
-        match word {
-            0 => chunk.fill(0.0),
-            u64::MAX => {}
-            _ => {
-                for (bit, value) in chunk.iter_mut().enumerate() {
-                    // A multiplication would leave -0 and NaN.
-                    if word >> bit & 1 == 0 {
-                        *value = 0.0;
-                    }
-                }
+                zero_pruned(slot, words);
             }
         }
     }

@@ -8,8 +8,14 @@ use serde::Serialize;
 use serde_json::Value;
 use thiserror::Error;
 
+use crate::graph::Description;
+use crate::graph::DescriptionError;
 use crate::graph::Features;
 use crate::graph::Graph;
+use crate::graph::Syntax;
+use crate::graph::models;
+use crate::graph::models::ModelError;
+use crate::graph::models::ModelSpec;
 use crate::tensor::Digest;
 use crate::tensor::Digester;
 use crate::train::Weights;
@@ -97,6 +103,23 @@ impl ModelRecord {
             height,
             width,
         }
+    }
+
+    /// The network.
+    ///
+    /// # Errors
+    /// [`NetworkError`] if there is no such model, or its description describes none.
+    pub fn graph(&self) -> Result<Graph, NetworkError> {
+        let Some(text) = &self.description else {
+            return Ok(models::build(&ModelSpec {
+                name: self.name.clone(),
+                input: self.input(),
+                classes: self.classes,
+                options: self.options.clone(),
+            })?);
+        };
+        let description = Description::parse(text, Syntax::Json)?;
+        Ok(description.build(Some(self.input()), Some(self.classes))?)
     }
 }
 
@@ -226,6 +249,17 @@ fn differing(field: String, a: &Value, b: &Value) -> Option<Differing> {
         expected: a.to_string(),
         found: b.to_string(),
     })
+}
+
+/// Why a record gives no network.
+#[derive(Debug, Error)]
+pub enum NetworkError {
+    /// There is no such model, or not with these options.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The description describes none.
+    #[error(transparent)]
+    Description(#[from] DescriptionError),
 }
 
 /// Why a record cannot be used.

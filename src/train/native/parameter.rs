@@ -6,6 +6,7 @@ use super::sparse::Pattern;
 use super::sparse::PatternKind;
 use crate::graph::Role;
 use crate::tensor::Mask;
+use crate::tensor::zero_pruned;
 use crate::train::Rule;
 
 /// Elements that one thread updates at a time, a multiple of a mask's 64.
@@ -88,9 +89,12 @@ impl Parameter {
 
     /// Zeroes the gradient of what is pruned.
     pub(super) fn mask_gradient(&mut self) {
-        if let Some(mask) = &self.mask {
-            mask.apply(&mut self.gradient);
-        }
+        let Some(mask) = &self.mask else { return };
+        let chunks = self.gradient.par_chunks_mut(CHUNK);
+        let words = mask.words().par_chunks(CHUNK / 64);
+        chunks
+            .zip(words)
+            .for_each(|(gradient, words)| zero_pruned(gradient, words));
     }
 
     /// Changes the values by the gradient.

@@ -1,0 +1,79 @@
+//! Why what a recipe names cannot be used.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::checkpoint::CheckpointError;
+use crate::checkpoint::map::SourceError;
+use crate::graph::DescriptionError;
+use crate::tensor::Printable;
+use crate::train::card::CardError;
+use crate::train::data::DataError;
+use crate::train::record::NetworkError;
+use crate::train::record::RecordError;
+
+/// Why what a recipe names cannot be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SceneError {
+    /// The checkpoint that is given cannot be opened.
+    #[error("`pretraining.checkpoint` cannot be used")]
+    Checkpoint(#[from] CheckpointError),
+    /// It cannot be read, or changed meanwhile.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// What it says of itself cannot be understood.
+    #[error("`{}` cannot be understood", path.display())]
+    Card {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Why not.
+        source: CardError,
+    },
+    /// What it says of its training cannot be understood.
+    #[error("`{}` cannot be understood", path.display())]
+    Record {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Why not.
+        source: RecordError,
+    },
+    /// The images cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// There is no such network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The file that describes the network, or the checkpoint, cannot be read.
+    #[error("`{}` cannot be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It describes none.
+    #[error("`{}` describes no model", path.display())]
+    Description {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: DescriptionError,
+    },
+    /// A network that a file describes is given options.
+    #[error("`model.options` are for models that ship with the program; edit the file instead")]
+    Options,
+    /// The network takes other images, or knows fewer classes.
+    #[error(
+        "model `{model}` does not take the images of `{}`, or tells fewer classes apart",
+        Printable(data)
+    )]
+    Fit {
+        /// The model.
+        model: String,
+        /// The data set.
+        data: String,
+    },
+}
