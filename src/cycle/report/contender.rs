@@ -42,15 +42,19 @@ pub(super) type Metric<'a> = &'a dyn Fn(&Model) -> Option<f64>;
 impl Contender {
     /// Everyone in these findings, in the order in which they are shown.
     pub(super) fn all(findings: &Findings) -> Vec<Self> {
-        let phases = || findings.studies.iter().flat_map(|study| &study.phases);
-        let mut keys: Vec<&String> = phases().flat_map(|phase| phase.baselines.keys()).collect();
-        let place = |key: &str| BASELINES.iter().position(|(known, _)| *known == key);
-        keys.sort_by_key(|key| (place(key).unwrap_or(BASELINES.len()), *key));
-        keys.dedup();
-        let baselines = keys.into_iter().cloned().map(Self::Baseline);
+        let baselines = Self::baselines(findings.studies.iter().flat_map(|study| &study.phases));
         let candidates = [Self::MeanCandidate, Self::BestCandidate, Self::ByValidation];
         let first = std::iter::once(Self::Soup).chain(candidates);
         first.chain(baselines).chain([Self::Dense]).collect()
+    }
+
+    /// The baselines of these phases, in the order in which they are shown.
+    pub(super) fn baselines<'a>(phases: impl Iterator<Item = &'a Phase>) -> Vec<Self> {
+        let mut keys: Vec<&String> = phases.flat_map(|phase| phase.baselines.keys()).collect();
+        let place = |key: &str| BASELINES.iter().position(|(known, _)| *known == key);
+        keys.sort_by_key(|key| (place(key).unwrap_or(BASELINES.len()), *key));
+        keys.dedup();
+        keys.into_iter().cloned().map(Self::Baseline).collect()
     }
 
     /// IMP with the epochs of one ingredient.

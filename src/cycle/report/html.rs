@@ -194,13 +194,14 @@ fn row(page: &mut Markup, table: &Table, cells: &[Cell]) {
 /// Classes of cells; those of numbers are none, as most cells hold numbers.
 fn class_of(kind: Kind) -> &'static str {
     match kind {
-        Kind::Words | Kind::Code => "words",
+        Kind::Words => "words",
+        Kind::Code => "words path",
         Kind::Number => "",
         Kind::Bar => "bar",
     }
 }
 
-/// A bar that is as wide as its cell, filled from the left.
+/// A bar that is as wide as its cell, filled from the left; what is left stands out.
 fn bar(page: &mut Markup, share: f64) {
     let attributes = [
         ("viewBox", "0 0 100 10"),
@@ -208,11 +209,17 @@ fn bar(page: &mut Markup, share: f64) {
         ("aria-hidden", "true"),
     ];
     page.element("svg", &attributes, |page| {
-        let room = [("class", "room"), ("width", "100"), ("height", "10")];
-        page.empty("rect", &room);
-        let width = format!("{:.2}", 100.0 * share.clamp(0.0, 1.0));
-        let filled = [("class", "filled"), ("width", &width), ("height", "10")];
-        page.empty("rect", &filled);
+        let filled = 100.0 * share.clamp(0.0, 1.0);
+        let (filled, left) = (format!("{filled:.2}"), format!("{:.2}", 100.0 - filled));
+        let attributes = [("class", "filled"), ("width", &filled), ("height", "10")];
+        page.empty("rect", &attributes);
+        let attributes = [
+            ("class", "left"),
+            ("x", &filled),
+            ("width", &left),
+            ("height", "10"),
+        ];
+        page.empty("rect", &attributes);
     });
 }
 

@@ -62,10 +62,25 @@ impl Unit {
         sign.to_owned() + &self.digits(scaled)
     }
 
+    /// Without its sign; what is not quite 0 is not shown as that.
+    pub(super) fn magnitude(self, value: f64) -> String {
+        let shown = self.value(value.abs());
+        let is_zero = shown.bytes().all(|byte| matches!(byte, b'0' | b'.'));
+        if is_zero && value != 0.0 {
+            let least = 10_f64.powi(-(self.decimals() as i32));
+            return format!("less than {}", self.digits(least));
+        }
+        shown
+    }
+
     fn digits(self, scaled: f64) -> String {
+        fixed(scaled, self.decimals())
+    }
+
+    fn decimals(self) -> usize {
         match self {
-            Self::Share => fixed(scaled, 2),
-            Self::Number => fixed(scaled, 4),
+            Self::Share => 2,
+            Self::Number => 4,
         }
     }
 

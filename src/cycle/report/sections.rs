@@ -33,6 +33,9 @@ struct View<'a> {
     unit: Unit,
 }
 
+/// Most missing ingredients that are named at the top.
+const MOST_MISSING: usize = 3;
+
 /// The report, headline first.
 pub(super) fn document(report: &Report<'_>) -> Document {
     let view = View {
@@ -109,19 +112,21 @@ impl<'a> View<'a> {
     fn warnings(self) -> Vec<String> {
         let missing = self.summary.phases.iter().flat_map(|phase| {
             let reasons = phase.missing.iter();
-            reasons.map(|reason| {
-                format!(
-                    "Phase {}, {reason}. The soup is of fewer ingredients than were asked for.",
-                    phase.phase
-                )
-            })
+            reasons.map(|reason| format!("phase {}, {reason}", phase.phase))
         });
-        self.summary
-            .unfinished
-            .clone()
-            .into_iter()
-            .chain(missing)
-            .collect()
+        let missing: Vec<String> = missing.collect();
+        let shown = missing[..missing.len().min(MOST_MISSING)].join("; ");
+        let rest = match missing.len().saturating_sub(MOST_MISSING) {
+            0 => String::new(),
+            rest => format!("; and {rest} more, which the details of their phases name"),
+        };
+        let warning = (!missing.is_empty()).then(|| {
+            format!(
+                "Some soups are of fewer ingredients than were asked for. Missing: {shown}{rest}."
+            )
+        });
+        let unfinished = self.summary.unfinished.clone();
+        unfinished.into_iter().chain(warning).collect()
     }
 
     fn facts(self) -> Vec<(String, String)> {

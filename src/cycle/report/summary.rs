@@ -18,6 +18,9 @@ pub struct Summary {
     /// Whether the soup of the last phase is better than its best candidate, in a
     /// sentence; the first line of a report.
     pub headline: String,
+    /// The same of the soup against IMP that was trained for as many epochs as all
+    /// ingredients together, if that was measured.
+    pub same_budget: Option<String>,
     /// What is still to come, if the run goes on.
     pub unfinished: Option<String>,
     /// Seeds, those included that have reached no phase.
@@ -64,6 +67,7 @@ impl Summary {
             .collect();
         Self {
             headline: verdict::headline(findings, &phases, unit),
+            same_budget: verdict::same_budget(&phases, unit),
             unfinished: verdict::unfinished(findings, &phases),
             seeds: findings.studies.len(),
             phases,
@@ -72,9 +76,14 @@ impl Summary {
 
     /// The last phase in which a soup was measured.
     pub fn last_judged(&self) -> Option<&PhaseSummary> {
-        let has_soup = |phase: &&PhaseSummary| phase.accuracy(&Contender::Soup).is_some();
-        self.phases.iter().rev().find(has_soup)
+        last_judged(&self.phases)
     }
+}
+
+/// The last phase in which a soup was measured.
+pub(super) fn last_judged(phases: &[PhaseSummary]) -> Option<&PhaseSummary> {
+    let has_soup = |phase: &&PhaseSummary| phase.accuracy(&Contender::Soup).is_some();
+    phases.iter().rev().find(has_soup)
 }
 
 impl PhaseSummary {

@@ -3,20 +3,17 @@
 use crate::cycle::findings::Findings;
 use crate::cycle::report::contender::Contender;
 use crate::cycle::report::number::Unit;
-use crate::cycle::report::number::fixed;
 use crate::cycle::report::number::percent;
 use crate::cycle::report::number::plural;
 use crate::cycle::report::spread::Outcome;
 use crate::cycle::report::spread::Paired;
 use crate::cycle::report::summary::PhaseSummary;
+use crate::cycle::report::summary::last_judged;
 
 /// `the soup beats the best candidate in 4 of 5 seeds, by 0.31 points on average (s.e.
 /// 0.08)`, and what can be said of other outcomes.
 pub(super) fn against(paired: &Paired, rival: &str, unit: Unit) -> String {
-    let by = fixed(
-        unit.scaled(paired.mean.abs()),
-        if unit == Unit::Share { 2 } else { 4 },
-    );
+    let by = unit.magnitude(paired.mean);
     let points = unit.points();
     let outcome = paired.outcome();
     let verb = match outcome {
@@ -77,11 +74,7 @@ pub(super) fn of_phase(phase: &PhaseSummary, unit: Unit) -> String {
 
 /// The first line of a report.
 pub(super) fn headline(findings: &Findings, phases: &[PhaseSummary], unit: Unit) -> String {
-    let judged = phases
-        .iter()
-        .rev()
-        .find(|phase| phase.accuracy(&Contender::Soup).is_some());
-    let Some(phase) = judged else {
+    let Some(phase) = last_judged(phases) else {
         return "No soup has been measured yet.".to_owned();
     };
     let at = phase.sparsity.map_or_else(
@@ -98,7 +91,9 @@ pub(super) fn headline(findings: &Findings, phases: &[PhaseSummary], unit: Unit)
     if is_better {
         format!("{start} {verdict}.")
     } else {
-        let verdict = verdict.replacen("the soup", "it", 1);
+        let verdict = verdict
+            .replacen("the soup loses to the best candidate", "it loses", 1)
+            .replacen("the soup equals the best candidate", "they are equal", 1);
         format!("{start} the soup is not better than its best candidate: {verdict}.")
     }
 }
@@ -109,6 +104,13 @@ pub(super) fn capitalised(text: &str) -> String {
     characters.next().map_or_else(String::new, |first| {
         first.to_uppercase().chain(characters).collect()
     })
+}
+
+/// The last soup against IMP of the same budget.
+pub(super) fn same_budget(phases: &[PhaseSummary], unit: Unit) -> Option<String> {
+    let paired = last_judged(phases)?.soup_minus(&Contender::imp_m_times())?;
+    let rival = "IMP m-times, one model trained for as many epochs as all ingredients together,";
+    Some(capitalised(&against(&paired, rival, unit)) + ".")
 }
 
 /// What is still to come, if anything.

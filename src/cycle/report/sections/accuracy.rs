@@ -26,12 +26,21 @@ use crate::cycle::report::svg::Series;
 use crate::cycle::report::svg::Size;
 use crate::cycle::report::svg::Style;
 
+/// Most phases of which the verdicts are shown without being unfolded.
+const MOST_VERDICTS: usize = 5;
+
 /// Accuracy against sparsity.
 pub(super) fn section(view: View<'_>) -> Section {
     let mut blocks = Vec::new();
     if !view.summary.phases.is_empty() {
         blocks.extend(figure(view).map(Block::Figure));
-        blocks.push(Block::List(view.verdicts()));
+        let verdicts = Block::List(view.verdicts());
+        blocks.push(if view.summary.phases.len() > MOST_VERDICTS {
+            Block::Fold("The verdict of each phase".to_owned(), vec![verdicts])
+        } else {
+            verdicts
+        });
+        blocks.extend(view.summary.same_budget.clone().map(Block::Text));
         blocks.push(Block::Table(table(view)));
         blocks.push(Block::Note(note(view)));
     }
@@ -123,7 +132,7 @@ fn figure(view: View<'_>) -> Option<Figure> {
         series,
     };
     let note = if view.summary.seeds > 1 {
-        "Bars of error are standard deviations over the seeds; marks stand side by side so that \
+        "Error bars are standard deviations over the seeds; marks stand side by side so that \
          they can be told apart."
     } else {
         "One seed: how much another seed would differ is not known."
@@ -204,9 +213,9 @@ pub(super) fn differences(view: View<'_>) -> Section {
     if !blocks.is_empty() {
         blocks.push(Block::Note(
             "Differences are paired: taken within each seed, then averaged. The standard error \
-             (s.e.) is that of their mean. A difference is called clear if it is further from 0 \
-             than the seeds scatter, by Student's t at 95 %; it is not corrected for the number \
-             of comparisons."
+             (s.e.) is that of their mean. The soup is called better or worse if the mean is \
+             further from 0 than the seeds scatter, by Student's t at 95 %; this is not corrected \
+             for the number of comparisons."
                 .to_owned(),
         ));
     }
@@ -270,10 +279,11 @@ fn in_points(view: View<'_>) -> String {
 
 fn difference_table(view: View<'_>, phase: &PhaseSummary) -> Option<Table> {
     let row = |contender: &Contender, paired: Paired| {
-        let clear = match paired.is_clear {
-            Some(true) => "clear".to_owned(),
-            Some(false) => "too close to call".to_owned(),
-            None => "one seed".to_owned(),
+        let verdict = match paired.is_clear {
+            Some(true) if paired.mean > 0.0 => "better",
+            Some(true) => "worse",
+            Some(false) => "too close to call",
+            None => "one seed",
         };
         let error = paired.standard_error;
         vec![
@@ -285,7 +295,7 @@ fn difference_table(view: View<'_>, phase: &PhaseSummary) -> Option<Table> {
             paired.won.to_string().into(),
             paired.lost.to_string().into(),
             paired.tied.to_string().into(),
-            clear.into(),
+            verdict.into(),
         ]
     };
     let standings = phase.standings.iter();

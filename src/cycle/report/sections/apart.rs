@@ -25,6 +25,9 @@ use crate::cycle::report::svg::Series;
 use crate::cycle::report::svg::Size;
 use crate::cycle::report::svg::Style;
 
+/// Lower barriers are rounding errors of points on a straight line.
+const ROUNDING: f64 = 1e-9;
+
 /// Accuracy along the segments.
 pub(super) fn segments(view: View<'_>) -> Section {
     let panels = view.summary.phases.iter().filter_map(|phase| {
@@ -129,7 +132,7 @@ fn barriers(view: View<'_>) -> Table {
         let accuracy =
             |value: Option<f64>| value.map_or_else(missing, |value| view.unit.value(value));
         let middle = mean(segments().filter_map(midpoint));
-        let of_pair = if barrier > 0.0 {
+        let of_pair = if barrier > ROUNDING {
             format!("seed {seed}, {} to {}", worst.from, worst.to)
         } else {
             missing()
@@ -244,7 +247,7 @@ pub(super) fn maps(distances: &Distances) -> Vec<Block> {
     l2.into_iter().chain(angles).map(Block::Table).collect()
 }
 
-/// Barriers between the ingredients as a heat map.
+/// Barriers between the ingredients as a heat map, or a sentence if there are none.
 pub(super) fn barrier_map(view: View<'_>, segments: &[Segment]) -> Option<Block> {
     let ends = segments
         .iter()
@@ -253,6 +256,10 @@ pub(super) fn barrier_map(view: View<'_>, segments: &[Segment]) -> Option<Block>
     // Ordinals come from a file; a run has no more ingredients than this.
     if count > MOST_INGREDIENTS {
         return None;
+    }
+    if segments.iter().all(|segment| segment.barrier() <= ROUNDING) {
+        let text = "Between no two ingredients is there a barrier.".to_owned();
+        return Some(Block::Text(text));
     }
     let mut matrix = vec![vec![f64::NAN; count]; count];
     for (idx, row) in matrix.iter_mut().enumerate() {

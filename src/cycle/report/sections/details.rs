@@ -30,7 +30,7 @@ pub(super) fn section(view: View<'_>) -> Section {
                     phase.phase,
                     percent(phase.sparsity)
                 );
-                Block::Fold(title, one(view, phase))
+                Block::Fold(title, one(view, study, phase))
             });
             Block::Fold(format!("Seed {}", study.seed), phases.collect())
         });
@@ -42,8 +42,8 @@ pub(super) fn section(view: View<'_>) -> Section {
     }
 }
 
-fn one(view: View<'_>, phase: &Phase) -> Vec<Block> {
-    let mut blocks = vec![Block::Table(models(view, phase))];
+fn one(view: View<'_>, study: &Study, phase: &Phase) -> Vec<Block> {
+    let mut blocks = vec![Block::Table(models(view, study, phase))];
     if !phase.soup.decisions.is_empty() {
         blocks.push(Block::Table(decisions(view, &phase.soup.decisions)));
     }
@@ -57,68 +57,49 @@ fn one(view: View<'_>, phase: &Phase) -> Vec<Block> {
 }
 
 /// The soup, its ingredients and the baselines.
-fn models(view: View<'_>, phase: &Phase) -> Table {
+fn models(view: View<'_>, study: &Study, phase: &Phase) -> Table {
     let accuracy =
         |value: Option<f64>| Cell::from(value.map_or_else(missing, |value| view.unit.value(value)));
-    let row =
-        |name: String, varied: String, weight: String, distance: Option<f64>, model: &Model| {
-            let epochs = model.curve.last().map(|epoch| epoch.epoch as f64);
-            vec![
-                Cell::from(name),
-                varied.into(),
-                weight.into(),
-                fixed_or_missing(epochs, 0).into(),
-                accuracy(model.scores.accuracy),
-                accuracy(model.scores.validation_accuracy),
-                fixed_or_missing(model.scores.loss, 4).into(),
-                fixed_or_missing(distance, 3).into(),
-            ]
-        };
-    let soup = &phase.soup;
-    let mut rows = vec![row(
-        "soup".to_owned(),
-        soup.method.clone(),
-        String::new(),
-        None,
-        &soup.model,
-    )];
-    for cell in &mut rows[0] {
-        cell.is_strong = true;
-    }
+    let row = |name: &str, model: &Model| {
+        let epochs = model.curve.last().map(|epoch| epoch.epoch as f64);
+        vec![
+            Cell::from(name),
+            accuracy(model.scores.accuracy),
+            accuracy(model.scores.validation_accuracy),
+            fixed_or_missing(model.scores.loss, 4).into(),
+            fixed_or_missing(epochs, 0).into(),
+        ]
+    };
+    let mut soup = row("soup", &phase.soup.model);
+    soup.extend(["".into(), "".into(), phase.soup.method.clone().into()]);
+    let mut rows = vec![soup.into_iter().map(Cell::strong).collect()];
     let to_soup = phase.distances.as_ref().map(|distances| &distances.to_soup);
-    rows.extend(
-        phase
-            .ingredients
-            .iter()
-            .enumerate()
-            .map(|(idx, ingredient)| {
-                let distance = to_soup.and_then(|distances| distances.get(idx)).copied();
-                let weight = fixed_or_missing(Some(ingredient.coefficient), 3);
-                let name = ingredient.ordinal.to_string();
-                row(
-                    name,
-                    varied(ingredient),
-                    weight,
-                    distance,
-                    &ingredient.model,
-                )
-            }),
-    );
-    rows.extend(phase.baselines.iter().map(|(key, model)| {
-        let name = Contender::Baseline(key.clone()).name().to_owned();
-        row(name, String::new(), String::new(), None, model)
-    }));
+    for (idx, ingredient) in phase.ingredients.iter().enumerate() {
+        let distance = to_soup.and_then(|distances| distances.get(idx)).copied();
+        let mut row = row(&ingredient.ordinal.to_string(), &ingredient.model);
+        row.push(fixed_or_missing(Some(ingredient.coefficient), 3).into());
+        row.push(fixed_or_missing(distance, 3).into());
+        row.push(varied(ingredient).into());
+        rows.push(row);
+    }
+    for contender in Contender::baselines(std::iter::once(phase)) {
+        if let Some(model) = contender.model(study, phase) {
+            let mut row = row(contender.name(), model);
+            row.resize(8, Cell::default());
+            rows.push(row);
+        }
+    }
     Table {
         caption: "Models".to_owned(),
         columns: vec![
             Column::words(""),
-            Column::words("varied"),
-            Column::number("coefficient"),
-            Column::number("epochs"),
             Column::number(&format!("test {}", view.unit.title())),
             Column::number("validation"),
             Column::number("loss (nats)"),
+            Column::number("epochs"),
+            Column::number("coefficient"),
             Column::number("from the soup (L2)"),
+            Column::words("method, or what varied"),
         ],
         rows,
     }

@@ -116,7 +116,7 @@ pub(super) fn corrupted(view: View<'_>) -> Section {
     }
     Section {
         id: "corrupted",
-        name: "Corruptions",
+        name: "Corrupted",
         title: "On corrupted images",
         blocks,
     }
@@ -146,7 +146,6 @@ fn corrupted_table(view: View<'_>, phase: &PhaseSummary) -> Option<Table> {
     }
     let shown = [
         Contender::Soup,
-        Contender::MeanCandidate,
         Contender::BestCandidate,
         Contender::imp(),
         Contender::imp_m_times(),

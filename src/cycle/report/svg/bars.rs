@@ -1,6 +1,5 @@
 //! Upright bars from 0, with bars of error and a point for each value that they average.
 
-use super::Mark;
 use super::Size;
 use super::coordinate;
 use super::frame::Frame;
@@ -92,8 +91,10 @@ impl Bar {
             for (idx, &value) in finite.iter().enumerate() {
                 // Side by side, so that equal ones are seen.
                 let share = (idx as f64 + 0.5) / finite.len() as f64 - 0.5;
-                let path = Mark::Circle.path(centre + share * width, y.at(value));
-                markup.empty("path", &[("class", "point"), ("d", &path)]);
+                let x = coordinate(centre + share * width);
+                let y = coordinate(y.at(value));
+                let ring = [("class", "point"), ("cx", &x), ("cy", &y), ("r", "3")];
+                markup.empty("circle", &ring);
             }
             if let Some(error) = self.error.filter(|error| error.is_finite()) {
                 let ends = (y.at(self.value - error), y.at(self.value + error));

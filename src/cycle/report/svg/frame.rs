@@ -18,7 +18,7 @@ const NARROW_GAP: f64 = 74.0;
 const LEFT: f64 = 64.0;
 const RIGHT: f64 = 18.0;
 const TOP: f64 = 34.0;
-const BOTTOM: f64 = 58.0;
+const BOTTOM: f64 = 52.0;
 
 /// The edges of what is plotted, and what the plot says in words.
 #[derive(Debug)]
@@ -111,8 +111,13 @@ impl Frame<'_> {
             &[("class", "label"), ("x", "4"), ("y", &y)],
             self.y_label,
         );
-        let (x, y) = (coordinate(right), coordinate(bottom + BOTTOM - 5.0));
-        let place = [("class", "label end"), ("x", &x), ("y", &y)];
+        let (x, y) = (coordinate(right), coordinate(bottom + 9.0));
+        let place = [
+            ("class", "label end"),
+            ("x", &x),
+            ("y", &y),
+            ("dy", "2.3em"),
+        ];
         markup.leaf("text", &place, self.x_label);
     }
 }

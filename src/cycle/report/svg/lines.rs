@@ -11,8 +11,14 @@ use crate::cycle::report::markup::Markup;
 /// Distance of the marks of two lines at one value, where they are put side by side.
 const STEP: f64 = 7.0;
 
+/// The same where there are no lines, but marks alone.
+const ALONE_STEP: f64 = 40.0;
+
 /// Most round values that are named on a lying axis.
 const X_TICKS: usize = 6;
+
+/// The lying and the upright axis.
+type Axes<'a> = (&'a Scale, &'a Scale);
 
 /// A plot of lines.
 #[derive(Debug)]
@@ -109,19 +115,56 @@ impl Lines {
             let mut order: Vec<usize> = (0..self.series.len()).collect();
             order.sort_by_key(|&idx| self.series[idx].style.is_main);
             for idx in order {
-                self.series[idx].draw(markup, &x, &y, self.shift(idx));
+                self.draw_series(markup, &self.series[idx], (&x, &y), self.shift(idx));
             }
         });
     }
 
     /// How far a line's marks stand beside their value, so that bars of error are apart.
     fn shift(&self, idx: usize) -> f64 {
-        let has_errors = |series: &Series| series.places.iter().any(|place| place.half() > 0.0);
-        if self.series.iter().any(has_errors) {
-            (idx as f64 - (self.series.len() - 1) as f64 / 2.0) * STEP
+        let mut places = self.series.iter().flat_map(|series| &series.places);
+        let step = if self.series.iter().all(|series| series.places.len() < 2) {
+            ALONE_STEP.min(self.size.units().0 / 2.0 / self.series.len() as f64)
+        } else if places.any(|place| place.half() > 0.0) {
+            STEP
         } else {
             0.0
-        }
+        };
+        (idx as f64 - (self.series.len() - 1) as f64 / 2.0) * step
+    }
+
+    fn draw_series(&self, markup: &mut Markup, series: &Series, axes: Axes<'_>, shift: f64) {
+        let (x, y) = axes;
+        let places = series.places.iter().filter(|place| place.is_finite());
+        let places: Vec<&Place> = places.collect();
+        let Some(last) = places.last() else {
+            return;
+        };
+        let at = |place: &Place| (x.at(place.x) + shift, y.at(place.y));
+        markup.element("g", &[("class", &series.style.class())], |markup| {
+            if places.len() > 1 {
+                let line = path(places.iter().map(|place| at(place)));
+                markup.empty("path", &[("class", "line"), ("d", &line)]);
+            }
+            for place in &places {
+                let half = place.half();
+                if half > 0.0 {
+                    let ends = (y.at(place.y - half), y.at(place.y + half));
+                    let bar = error_bar(at(place).0, ends);
+                    markup.empty("path", &[("class", "error"), ("d", &bar)]);
+                }
+            }
+            // Small plots hold many lines: of each, only the end is marked.
+            let marked: &[&Place] = match self.size {
+                Size::Wide => &places,
+                Size::Panel => &[last],
+            };
+            for place in marked {
+                let (x, y) = at(place);
+                series.style.draw_mark(markup, x, y, Some(&series.name));
+            }
+        });
+        markup.line();
     }
 }
 
@@ -135,48 +178,6 @@ impl Place {
         self.error.filter(|error| error.is_finite()).unwrap_or(0.0)
     }
 }
-
-impl Series {
-    fn draw(&self, markup: &mut Markup, x: &Scale, y: &Scale, shift: f64) {
-        let places: Vec<&Place> = self
-            .places
-            .iter()
-            .filter(|place| place.is_finite())
-            .collect();
-        let Some(last) = places.last() else {
-            return;
-        };
-        let at = |place: &Place| (x.at(place.x) + shift, y.at(place.y));
-        markup.element("g", &[("class", &self.style.class())], |markup| {
-            if places.len() > 1 {
-                let line = path(places.iter().map(|place| at(place)));
-                markup.empty("path", &[("class", "line"), ("d", &line)]);
-            }
-            for place in &places {
-                let half = place.half();
-                if half > 0.0 {
-                    let (x, _) = at(place);
-                    let ends = (y.at(place.y - half), y.at(place.y + half));
-                    markup.empty("path", &[("class", "error"), ("d", &error_bar(x, ends))]);
-                }
-            }
-            // Of long lines only the end is marked.
-            let marked: &[&Place] = if places.len() > MARKED {
-                &[last]
-            } else {
-                &places
-            };
-            for place in marked {
-                let (x, y) = at(place);
-                self.style.draw_mark(markup, x, y, Some(&self.name));
-            }
-        });
-        markup.line();
-    }
-}
-
-/// Most points of a line of which each is marked.
-const MARKED: usize = 12;
 
 /// A line from one value to another, with short lines across its ends.
 pub(super) fn error_bar(x: f64, ends: (f64, f64)) -> String {

@@ -32,6 +32,13 @@ fn check(name: &str, findings: &Findings) -> String {
     let mut ids = BTreeSet::new();
     for element in &read.elements {
         assert!(element.tag != "script", "{name}");
+        // To a reader of HTML, `<p/>` opens a paragraph.
+        let may_be_empty = ["meta", "path", "rect", "circle"].contains(&element.tag.as_str());
+        assert!(
+            may_be_empty || !element.is_empty,
+            "{name}: <{}/>",
+            element.tag
+        );
         for address in ["src", "srcset", "data", "action"] {
             assert_eq!(element.attribute(address), None, "{name}: {}", element.tag);
         }
@@ -55,9 +62,13 @@ fn check(name: &str, findings: &Findings) -> String {
     }
     assert!(!page.contains("url("), "{name}");
     let text = report.markdown();
-    let json = report.json().unwrap();
-    let again: Findings = serde_json::from_str(&json).unwrap();
-    assert_eq!(again, *findings, "{name}");
+    let mut json = String::new();
+    // The JSON of many seeds is that of one many times, and takes seconds to read.
+    if findings.studies.len() <= 5 {
+        json = report.json().unwrap();
+        let again: Findings = serde_json::from_str(&json).unwrap();
+        assert_eq!(again, *findings, "{name}");
+    }
     assert_eq!(rows(&report).len(), report.summary.phases.len());
     if let Ok(directory) = env::var("SMS_MERGE_REPORT_DIR") {
         for (ending, content) in [("html", &page), ("md", &text), ("json", &json)] {
@@ -169,7 +180,8 @@ fn what_was_not_measured_is_left_out() {
         }
     }
     let page = check("bare", &bare);
-    assert!(page.contains("ingredient 2: &lt;killed&gt;"));
+    assert!(page.contains("phase 1, seed 3: ingredient 2: &lt;killed&gt;; and 12 more"));
+    assert_eq!(page.matches("class=\"warning\"").count(), 2);
 }
 
 #[test]

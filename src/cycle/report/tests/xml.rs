@@ -7,6 +7,8 @@ const ENTITIES: [&str; 5] = ["amp", "lt", "gt", "quot", "apos"];
 pub(super) struct Element {
     pub(super) tag: String,
     pub(super) attributes: Vec<(String, String)>,
+    /// Whether it ends where it begins, as `<br/>`.
+    pub(super) is_empty: bool,
 }
 
 impl Element {
@@ -60,7 +62,10 @@ pub(super) fn read(page: &str) -> Result<Read, String> {
             Some(tag) => (tag, true),
             None => (tag, false),
         };
-        let element = element(tag)?;
+        let element = Element {
+            is_empty,
+            ..element(tag)?
+        };
         if open.is_empty() && !read.elements.is_empty() {
             return Err(format!("`{}` is a second root", element.tag));
         }
@@ -107,6 +112,7 @@ fn element(tag: &str) -> Result<Element, String> {
     Ok(Element {
         tag: name.to_owned(),
         attributes,
+        is_empty: false,
     })
 }
 
