@@ -15,6 +15,7 @@ mod train;
 mod unmasked;
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -149,6 +150,7 @@ fn attempt(directory: &Path, around: Surroundings<'_>) -> Result<Published, JobE
         around,
     };
     bench.check_inputs()?;
+    bench.name_inputs()?;
     let made = bench.work()?;
     let metrics = serde_json::to_value(&made.metrics).map_err(JobError::Metrics)?;
     let draft = Draft {
@@ -186,10 +188,24 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// Gives every input a name that does not tell which attempt made it: soups record the
+    /// names of their ingredients, and attempts must not change a byte.
+    fn name_inputs(&self) -> Result<(), JobError> {
+        for (role, artefact) in &self.job.inputs {
+            let (from, path) = (self.run.path_of(artefact), self.named(role));
+            symlink(from, &path).map_err(|source| JobError::File { path, source })?;
+        }
+        Ok(())
+    }
+
+    fn named(&self, role: &str) -> PathBuf {
+        self.attempt.scratch().join(format!("{role}.{EXTENSION}"))
+    }
+
     /// Where an input is, if the job has it.
     fn optional(&self, role: &str) -> Option<PathBuf> {
-        let artefact = self.job.inputs.get(role)?;
-        Some(self.run.path_of(artefact))
+        let is_there = self.job.inputs.contains_key(role);
+        is_there.then(|| self.named(role))
     }
 
     /// Where an input is.
