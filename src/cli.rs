@@ -7,6 +7,8 @@ mod argv;
 mod check;
 mod completions;
 #[cfg(feature = "train")]
+mod cycle;
+#[cfg(feature = "train")]
 mod data;
 #[cfg(feature = "train")]
 mod eval;
@@ -16,6 +18,8 @@ mod images;
 mod ingredients;
 mod inputs;
 mod inspect;
+#[cfg(feature = "train")]
+mod job;
 #[cfg(feature = "train")]
 mod learning;
 mod mask;
@@ -102,6 +106,10 @@ fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit>
         Command::Eval(arguments) => eval::run(arguments, interrupted),
         #[cfg(feature = "train")]
         Command::Recalibrate(arguments) => recalibrate::run(arguments, interrupted),
+        #[cfg(feature = "train")]
+        Command::Cycle(arguments) => cycle::run(arguments, interrupted),
+        #[cfg(feature = "train")]
+        Command::Job(arguments) => job::run(arguments, interrupted),
         Command::Completions(arguments) => completions::run(arguments),
     }
 }

@@ -3,10 +3,13 @@
 
 pub mod executor;
 pub mod findings;
+pub mod job;
 pub mod measure;
 pub mod plan;
 pub mod recalibrated;
 pub mod recipe;
+pub mod report;
+pub mod run;
 pub mod scene;
 pub mod store;
 pub mod work;

@@ -9,7 +9,7 @@ mod fit;
 mod layer;
 pub mod models;
 mod node;
-mod spelling;
+pub mod spelling;
 
 pub use build::{Builder, MOST_ELEMENTS};
 pub use cost::LayerCost;

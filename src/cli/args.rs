@@ -5,6 +5,9 @@
 //! the man pages can include this file.
 
 #[cfg(feature = "train")]
+#[path = "args/cycle.rs"]
+pub(crate) mod cycle;
+#[cfg(feature = "train")]
 #[path = "args/data.rs"]
 pub(crate) mod data;
 #[cfg(feature = "train")]
@@ -187,6 +190,10 @@ pub(crate) enum Command {
     Eval(Box<eval::EvalArguments>),
     #[cfg(feature = "train")]
     Recalibrate(Box<recalibrate::RecalibrateArguments>),
+    #[cfg(feature = "train")]
+    Cycle(Box<cycle::CycleArguments>),
+    #[cfg(feature = "train")]
+    Job(cycle::JobArguments),
     Completions(CompletionsArguments),
 }
 

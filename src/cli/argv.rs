@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use clap::CommandFactory;
+use sms_merge::graph::spelling::nearest;
 
 use crate::cli::args::Arguments;
 use crate::cli::exit::UsageError;
@@ -51,28 +52,8 @@ fn meant<'a>(word: &OsStr, commands: &'a [String]) -> Option<&'a str> {
     if !is_word || std::fs::symlink_metadata(word).is_ok() {
         return None;
     }
-    let close = commands
-        .iter()
-        .map(|command| (distance(&text.to_ascii_lowercase(), command), command))
-        .filter(|&(distance, command)| 3 * distance <= command.len());
-    close
-        .min_by_key(|&(distance, _)| distance)
-        .map(|(_, command)| command.as_str())
-}
-
-/// Letters to insert, delete or replace to get from `a` to `b` (Levenshtein distance).
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (k, to) in b.bytes().enumerate() {
-            let replaced = diagonal + usize::from(from != to);
-            diagonal = row[k + 1];
-            row[k + 1] = replaced.min(diagonal + 1).min(row[k] + 1);
-        }
-    }
-    row[b.len()]
+    let names: Vec<&str> = commands.iter().map(String::as_str).collect();
+    nearest(text, &names)
 }
 
 #[cfg(test)]

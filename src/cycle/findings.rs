@@ -28,6 +28,8 @@ pub struct Findings {
     pub data: Option<Data>,
     /// Ingredients of each soup.
     pub n_ingredients: usize,
+    /// Phases that the recipe asks for.
+    pub n_phases: usize,
     /// One study per seed, in the recipe's order.
     pub studies: Vec<Study>,
     /// Seconds that the steps took, those of parallel jobs added up.
@@ -139,6 +141,7 @@ pub struct Model {
 
 /// How good a model is. What was not measured is absent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Scores {
     /// Share of the test images that are classified correctly, in [0, 1]; of a model that
     /// only an external command measures, its number.
@@ -153,6 +156,20 @@ pub struct Scores {
     pub mce: Option<f64>,
     /// Accuracy of the worst class.
     pub worst_class_accuracy: Option<f64>,
+}
+
+impl Scores {
+    /// These scores, and where one is absent that of `other`.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            accuracy: self.accuracy.or(other.accuracy),
+            loss: self.loss.or(other.loss),
+            validation_accuracy: self.validation_accuracy.or(other.validation_accuracy),
+            ece: self.ece.or(other.ece),
+            mce: self.mce.or(other.mce),
+            worst_class_accuracy: self.worst_class_accuracy.or(other.worst_class_accuracy),
+        }
+    }
 }
 
 /// One epoch of a training.

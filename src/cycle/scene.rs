@@ -4,7 +4,9 @@
 mod error;
 
 use std::fs;
+use std::path;
 use std::path::Path;
+use std::path::PathBuf;
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::OpenOptions;
@@ -14,6 +16,8 @@ use crate::cycle::work::Measure;
 use crate::graph::Description;
 use crate::graph::Graph;
 use crate::graph::Syntax;
+use crate::tensor::Digest;
+use crate::tensor::Digester;
 use crate::train::card::Card;
 use crate::train::card::Named;
 use crate::train::card::choose_model;
@@ -29,6 +33,17 @@ use crate::train::record::Record;
 use crate::train::schedule::Schedule;
 
 pub use error::SceneError;
+
+/// Bytes of a checkpoint that are digested at once.
+const BLOCK_BYTES: u64 = 1 << 20;
+
+/// Images that are classified at once when a network is measured.
+const LARGEST_BATCH: usize = 256;
+/// Copies of the weights that a training keeps at most: values, gradients, two moments, an
+/// average, and a state.
+const COPIES: u64 = 6;
+/// Memory of a process that has read nothing yet, rounded up.
+const BASE_BYTES: u64 = 64 << 20;
 
 /// What a recipe is about.
 #[derive(Debug)]
@@ -116,6 +131,29 @@ impl Scene {
         })
     }
 
+    /// About the memory that a job takes: images, the network's buffers at the largest
+    /// batch, and weights with what an optimiser and an average remember; 0 if nothing is
+    /// known.
+    pub fn memory_bytes(&self, recipe: &Recipe) -> u64 {
+        let (Some(network), Some(images)) = (&self.network, &self.images) else {
+            return 0;
+        };
+        let dataset = &images.dataset;
+        let pixels = dataset.train.pixels().len() + dataset.test.pixels().len();
+        let batch_size = recipe
+            .pretraining
+            .training
+            .batch_size
+            .unwrap_or(0)
+            .max(LARGEST_BATCH);
+        // Values and gradients of every node.
+        let outputs = network.graph.nodes.iter();
+        let activations: usize = outputs.map(|node| node.output.numel()).sum();
+        let activations = 2 * 4 * (activations * batch_size) as u64;
+        let weights = 4 * COPIES * network.graph.learned();
+        BASE_BYTES + pixels as u64 + activations + weights
+    }
+
     /// How models of the recipe are measured.
     pub fn measure(&self, recipe: &Recipe) -> Measure {
         Measure {
@@ -135,6 +173,32 @@ impl Scene {
 }
 
 impl Given {
+    /// Where it is, as an absolute path, and the digest of its files.
+    ///
+    /// # Errors
+    /// [`SceneError::Source`] if it cannot be read.
+    pub fn identity(&self) -> Result<(PathBuf, Digest), SceneError> {
+        let path = self.checkpoint.path();
+        let absolute = path::absolute(path).map_err(|source| SceneError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let mut digester = Digester::new();
+        let mut scratch = Vec::new();
+        for shard in self.checkpoint.shards() {
+            let source = shard.source();
+            let mut begin = 0;
+            while begin < source.bytes() {
+                let len = BLOCK_BYTES.min(source.bytes() - begin);
+                digester.update(source.read(begin, len as usize, &mut scratch)?);
+                source.release(begin, len);
+                begin += len;
+            }
+        }
+        self.checkpoint.check_unchanged()?;
+        Ok((absolute, digester.finish()))
+    }
+
     fn open(path: &Path) -> Result<Self, SceneError> {
         let checkpoint = Checkpoint::open(path, &OpenOptions::default())?;
         let record = Record::of(&checkpoint.metadata());

@@ -1,8 +1,8 @@
-//! What somebody may have meant.
+//! What somebody may have meant: a word and known names walk in, the nearest name walks out.
 
 /// The name that is most like `found`, if one is similar enough to be worth saying:
 /// at most a third of its letters have to change.
-pub(super) fn nearest<'a>(found: &str, names: &[&'a str]) -> Option<&'a str> {
+pub fn nearest<'a>(found: &str, names: &[&'a str]) -> Option<&'a str> {
     let found = found.to_lowercase();
     names
         .iter()

@@ -54,7 +54,7 @@ pub enum DeathError {
     /// The process does not lead its group.
     #[error("this process leads no process group that it could end")]
     NotLeading,
-    /// A group cannot be ended.
+    /// The group cannot be ended.
     #[error("this process group cannot be guarded")]
     Guard {
         /// What the system said.

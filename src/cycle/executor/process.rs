@@ -79,7 +79,6 @@ impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Success => f.write_str("succeeded"),
-            Self::Exit(127) => f.write_str("ended with status 127: it may not exist"),
             Self::Exit(code) => write!(f, "ended with status {code}"),
             Self::Signal(number) => write!(f, "was ended by {}", ExitStatus::from_raw(*number)),
             Self::WallTimeout => f.write_str("was ended because it took too long"),
@@ -134,8 +133,7 @@ pub struct Supervised {
 
 impl Supervised {
     /// Starts a command, without a shell. It has nothing to read, and what it prints goes
-    /// to the log. A command that cannot be found ends with status 127, and the log says
-    /// so.
+    /// to the log. A command that cannot be found fails, and the log says so.
     ///
     /// # Errors
     /// [`ProcessError`].

@@ -6,6 +6,9 @@ use super::Recipe;
 use super::RecipeError;
 use super::SparsitySchedule;
 use crate::connectivity::NamePatterns;
+use crate::cycle::executor::Template;
+use crate::cycle::job::MEASURE_PLACEHOLDERS;
+use crate::cycle::job::PLACEHOLDERS;
 use crate::kernel::Normalization;
 use crate::kernel::Weights;
 use crate::prune::Schedule;
@@ -27,6 +30,31 @@ pub enum PatternKind {
     Channels,
     /// At most n of every m weights.
     Groups(u64, u64),
+}
+
+impl PatternKind {
+    /// The pattern that a recipe spells.
+    ///
+    /// # Errors
+    /// [`RecipeError::Field`] if it is none.
+    pub fn parse(text: &str) -> Result<Self, RecipeError> {
+        let groups = || {
+            let (n, m) = text.split_once(':')?;
+            let (n, m) = (n.parse().ok()?, m.parse().ok()?);
+            Target::checked_pattern(n, m).ok()?;
+            Some(Self::Groups(n, m))
+        };
+        match text {
+            "unstructured" => Ok(Self::Unstructured),
+            "channels" => Ok(Self::Channels),
+            _ => groups().ok_or_else(|| RecipeError::Field {
+                field: "pruning.pattern".to_owned(),
+                found: format!("`{text}`"),
+                expected: "`unstructured`, `channels`, or n:m with m one of 2, 4, 8, 16 and 32"
+                    .to_owned(),
+            }),
+        }
+    }
 }
 
 fn field(
@@ -101,23 +129,7 @@ impl Recipe {
     /// # Errors
     /// [`RecipeError::Field`] if it is none.
     pub fn pattern(&self) -> Result<PatternKind, RecipeError> {
-        let text = self.pruning.pattern.as_str();
-        let groups = || {
-            let (n, m) = text.split_once(':')?;
-            let (n, m) = (n.parse().ok()?, m.parse().ok()?);
-            Target::checked_pattern(n, m).ok()?;
-            Some(PatternKind::Groups(n, m))
-        };
-        match text {
-            "unstructured" => Ok(PatternKind::Unstructured),
-            "channels" => Ok(PatternKind::Channels),
-            _ => groups().ok_or_else(|| RecipeError::Field {
-                field: "pruning.pattern".to_owned(),
-                found: format!("`{text}`"),
-                expected: "`unstructured`, `channels`, or n:m with m one of 2, 4, 8, 16 and 32"
-                    .to_owned(),
-            }),
-        }
+        PatternKind::parse(&self.pruning.pattern)
     }
 
     fn check_pruning(&self) -> Result<(), RecipeError> {
@@ -323,6 +335,24 @@ impl Recipe {
         if self.merge.method == Method::Greedy && validation == 0.0 {
             let expected = "above 0: the greedy soup is chosen by validation accuracy";
             field(false, "data.validation", validation, expected)?;
+        }
+        let commands = [
+            (
+                "trainer.command",
+                self.trainer.as_ref().map(|trainer| &trainer.command),
+                PLACEHOLDERS.as_slice(),
+            ),
+            (
+                "evaluation.command",
+                self.evaluation.command.as_ref(),
+                MEASURE_PLACEHOLDERS.as_slice(),
+            ),
+        ];
+        for (field, command, known) in commands {
+            if let Some(command) = command {
+                Template::parse(command, known)
+                    .map_err(|source| RecipeError::Command { field, source })?;
+            }
         }
         let batch_size = self.recalibration.batch_size;
         let expected = "at least 2";

@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::cycle::executor::TemplateError;
+
 /// Why a recipe cannot be followed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -55,6 +57,14 @@ pub enum RecipeError {
         second: String,
         /// Why not.
         why: &'static str,
+    },
+    /// A command cannot be used.
+    #[error("`{field}` cannot be used")]
+    Command {
+        /// Section and key.
+        field: &'static str,
+        /// Why not.
+        source: TemplateError,
     },
     /// A value has no effect.
     #[error("`{field}` has no effect: {why}")]

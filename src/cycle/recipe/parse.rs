@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use super::Recipe;
 use super::RecipeError;
+use crate::graph::spelling::nearest;
 
 /// `section.key=value`, from the command line.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,44 +95,13 @@ fn suggestion(message: &str) -> Option<String> {
     // Every second part of the text between backticks is quoted.
     let mut quoted = rest.split('`').skip(1).step_by(2);
     let unknown = quoted.next()?;
-    let known = quoted.map(|word| (edits(unknown, word), word));
-    let (distance, word) = known.min_by_key(|&(distance, _)| distance)?;
-    // A word of which more than a third would change is another one.
-    (distance * 3 <= unknown.len().max(3)).then(|| word.to_owned())
-}
-
-/// Characters that are inserted, removed or replaced on the way from one word to another
-/// (Levenshtein, 1966).
-fn edits(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (idx, character) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = idx + 1;
-        for (place, &other) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(character != other);
-            diagonal = row[place + 1];
-            row[place + 1] = replaced.min(row[place] + 1).min(diagonal + 1);
-        }
-    }
-    row[to.len()]
+    let known: Vec<&str> = quoted.collect();
+    nearest(unknown, &known).map(str::to_owned)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn edits_are_counted() {
-        let check = |from, to, expected| assert_eq!(edits(from, to), expected, "{from} {to}");
-        check("", "", 0);
-        check("abc", "", 3);
-        check("", "abc", 3);
-        check("sparsity", "sparsity", 0);
-        check("sparcity", "sparsity", 1);
-        check("phase", "phases", 1);
-        check("kitten", "sitting", 3);
-    }
 
     #[test]
     fn words_that_are_alike_are_suggested() {

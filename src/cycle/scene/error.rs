@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::checkpoint::CheckpointError;
+use crate::checkpoint::map::SourceError;
 use crate::graph::DescriptionError;
 use crate::tensor::Printable;
 use crate::train::card::CardError;
@@ -20,6 +21,9 @@ pub enum SceneError {
     /// The checkpoint that is given cannot be opened.
     #[error("`pretraining.checkpoint` cannot be used")]
     Checkpoint(#[from] CheckpointError),
+    /// It cannot be read, or changed meanwhile.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// What it says of itself cannot be understood.
     #[error("`{}` cannot be understood", path.display())]
     Card {
@@ -42,8 +46,8 @@ pub enum SceneError {
     /// There is no such network.
     #[error(transparent)]
     Network(#[from] NetworkError),
-    /// The file that describes the network cannot be read.
-    #[error("`model.name`: `{}` cannot be read", path.display())]
+    /// The file that describes the network, or the checkpoint, cannot be read.
+    #[error("`{}` cannot be read", path.display())]
     Read {
         /// The file.
         path: PathBuf,

@@ -1,0 +1,71 @@
+//! What a run leaves for its user: the last soup and the report.
+
+use sms_merge::checkpoint::Checkpoint;
+use sms_merge::checkpoint::OpenOptions;
+use sms_merge::checkpoint::rewrite;
+use sms_merge::cycle::findings::Findings;
+use sms_merge::cycle::measure::owned;
+use sms_merge::cycle::plan::Plan;
+use sms_merge::cycle::recipe::Recipe;
+use sms_merge::cycle::report::Report;
+use sms_merge::cycle::run::collect;
+use sms_merge::cycle::scene::Scene;
+use sms_merge::cycle::store::ArtefactState;
+use sms_merge::cycle::store::Receipt;
+use sms_merge::cycle::store::RunDirectory;
+use sms_merge::format::replace::Durability;
+use sms_merge::format::replace::Existing;
+use sms_merge::format::replace::Target;
+
+/// Name of the last soup of the first study, in the run directory.
+pub(super) const SOUP: &str = "soup.safetensors";
+
+/// What is delivered, and where.
+pub(super) struct Delivery<'a> {
+    pub(super) run: &'a RunDirectory,
+    pub(super) recipe: &'a Recipe,
+    pub(super) scene: &'a Scene,
+    pub(super) plan: &'a Plan,
+}
+
+impl Delivery<'_> {
+    /// Writes what there is: each file whole or not at all.
+    pub(super) fn deliver(&self, receipts: &[Option<&Receipt>]) -> anyhow::Result<Findings> {
+        let findings = collect(self.recipe, self.scene, self.plan, receipts)?;
+        if !findings.studies.is_empty() {
+            let report = Report::of(&findings);
+            let files = [
+                ("report.html", report.html()),
+                ("report.md", report.markdown()),
+                ("report.json", report.json()?),
+            ];
+            for (name, text) in files {
+                self.run.write_top(name, text.as_bytes())?;
+            }
+        }
+        self.soup(receipts)?;
+        Ok(findings)
+    }
+
+    /// The soup of the last phase of the first study, once it is there.
+    fn soup(&self, receipts: &[Option<&Receipt>]) -> anyhow::Result<()> {
+        let study = self.plan.studies.first();
+        let last = study.and_then(|study| study.phases.last());
+        let receipt = last.and_then(|phase| receipts[phase.soup]);
+        let artefact = receipt.and_then(|receipt| receipt.outputs.get("checkpoint"));
+        let Some(artefact) = artefact else {
+            return Ok(());
+        };
+        if self.run.check(artefact)? != ArtefactState::Whole {
+            return Ok(());
+        }
+        let path = self.run.path_of(artefact);
+        let checkpoint = Checkpoint::open(&path, &OpenOptions::default())?;
+        let target = Target::for_file(&self.run.root().join(SOUP), Existing::Replace)?;
+        let nothing = std::collections::BTreeMap::new();
+        let metadata = owned(&checkpoint.metadata());
+        let durability = Durability::Synced;
+        rewrite(&checkpoint, &metadata, &nothing, &target, durability)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,137 @@
+//! How a run ended, for people and programs.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use sms_merge::cycle::findings::Findings;
+use sms_merge::cycle::plan::Plan;
+use sms_merge::cycle::report::COLUMNS;
+use sms_merge::cycle::report::Report;
+use sms_merge::cycle::report::rows;
+use sms_merge::cycle::run::Ended;
+
+use crate::cli::SCHEMA;
+use crate::cli::args::cycle::CycleArguments;
+use crate::cli::cycle::deliver::SOUP;
+use crate::cli::text;
+use crate::cli::text::Clean;
+use crate::cli::text::Column;
+use crate::cli::text::note;
+use crate::cli::text::plural;
+use crate::cli::text::shown;
+
+/// How a run ended.
+pub(super) struct Outcome<'a> {
+    pub(super) arguments: &'a CycleArguments,
+    pub(super) plan: &'a Plan,
+    pub(super) ended: Ended,
+    pub(super) reused: usize,
+    pub(super) failures: Vec<(usize, &'a str)>,
+    pub(super) findings: &'a Findings,
+    pub(super) elapsed: Duration,
+}
+
+#[derive(Serialize)]
+struct OutcomeObject<'a> {
+    schema: u32,
+    run_directory: String,
+    ended: &'static str,
+    steps: usize,
+    reused: usize,
+    failures: Vec<FailureObject<'a>>,
+    elapsed_secs: f64,
+    report: Option<Report<'a>>,
+}
+
+#[derive(Serialize)]
+struct FailureObject<'a> {
+    step: &'a str,
+    reason: &'a str,
+}
+
+impl Outcome<'_> {
+    pub(super) fn show(&self) -> anyhow::Result<()> {
+        let has_report = !self.findings.studies.is_empty();
+        let report = has_report.then(|| Report::of(self.findings));
+        if self.arguments.report.json {
+            let object = OutcomeObject {
+                schema: SCHEMA,
+                run_directory: self.arguments.run_dir.to_string_lossy().into_owned(),
+                ended: match self.ended {
+                    Ended::Done => "done",
+                    Ended::Failed => "failed",
+                    Ended::Interrupted => "interrupted",
+                },
+                steps: self.plan.steps.len(),
+                reused: self.reused,
+                failures: self
+                    .failures
+                    .iter()
+                    .map(|&(step, reason)| FailureObject {
+                        step: &self.plan.steps[step].label,
+                        reason,
+                    })
+                    .collect(),
+                elapsed_secs: self.elapsed.as_secs_f64(),
+                report,
+            };
+            text::print(&text::json(&object)?)?;
+            return Ok(());
+        }
+        if let Some(report) = &report
+            && !self.arguments.report.quiet
+        {
+            text::print(&report_text(report))?;
+        }
+        self.show_end(has_report);
+        Ok(())
+    }
+
+    fn show_end(&self, has_report: bool) {
+        let directory = shown(&self.arguments.run_dir);
+        match self.ended {
+            Ended::Done if !self.arguments.report.quiet => {
+                let secs = self.elapsed.as_secs_f64();
+                note(&format!(
+                    "{secs:.1} s; `{directory}/{SOUP}` is the soup, `{directory}/report.html` the \
+                     report"
+                ));
+            }
+            Ended::Done => {}
+            Ended::Failed => {
+                let count = self.failures.len() as u64;
+                note(&format!("error: {} failed for good", plural(count, "step")));
+                for (step, why) in &self.failures {
+                    let label = Clean(&self.plan.steps[*step].label);
+                    let why = why.lines().next().unwrap_or_default();
+                    note(&format!("  {label}: {}", Clean(why)));
+                }
+                let report = match has_report {
+                    true => format!("; `{directory}/report.html` shows what is done"),
+                    false => String::new(),
+                };
+                note(&format!(
+                    "next: mend the cause and repeat the command, which keeps what is done{report}"
+                ));
+            }
+            Ended::Interrupted => note(&format!(
+                "interrupted; the same command goes on with what is in `{directory}`"
+            )),
+        }
+    }
+}
+
+/// The verdict and the table of a report.
+pub(super) fn report_text(report: &Report<'_>) -> String {
+    let mut text = String::new();
+    if let Some(unfinished) = &report.summary.unfinished {
+        text.push_str(&format!("{}\n", Clean(unfinished)));
+    }
+    text.push_str(&format!("{}\n", Clean(&report.summary.headline)));
+    let rows: Vec<Vec<String>> = rows(report).into_iter().map(Vec::from).collect();
+    if !rows.is_empty() {
+        let columns = COLUMNS.map(|name| (name, Column::Number));
+        text.push_str(&text::table(&columns, &rows));
+    }
+    text
+}

@@ -1,0 +1,57 @@
+//! `sms-merge job`: one step of a run, in a process of its own.
+
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use sms_merge::cycle::executor::end_with;
+use sms_merge::cycle::executor::exec_words;
+use sms_merge::cycle::executor::guard;
+use sms_merge::cycle::job::JobError;
+use sms_merge::cycle::job::Surroundings;
+use sms_merge::cycle::job::run_job;
+use sms_merge::merge::default_threads;
+
+use crate::cli::args::cycle::JobArguments;
+use crate::cli::args::cycle::JobCommand;
+use crate::cli::args::cycle::JobRunArguments;
+use crate::cli::exit::Exit;
+use crate::cli::text;
+
+/// Runs a job, or becomes the user's command.
+pub(crate) fn run(arguments: &JobArguments, interrupted: &AtomicBool) -> anyhow::Result<Exit> {
+    match &arguments.command {
+        JobCommand::Run(arguments) => run_one(arguments, interrupted),
+        JobCommand::Exec(arguments) => Err(exec_words(arguments.parent, &arguments.words).into()),
+        JobCommand::Guard => Err(guard(std::io::stdin().lock()).into()),
+    }
+}
+
+fn run_one(arguments: &JobRunArguments, interrupted: &AtomicBool) -> anyhow::Result<Exit> {
+    if let Some(parent) = arguments.parent {
+        end_with(parent)?;
+    }
+    let started = Instant::now();
+    let program = std::env::current_exe()?;
+    let published = run_job(
+        &arguments.directory,
+        Surroundings {
+            threads: arguments.threads.unwrap_or_else(default_threads),
+            program: &program,
+            clock: &|| started.elapsed(),
+            interrupted,
+        },
+    );
+    match published {
+        Ok(published) => {
+            let label = text::Clean(&published.receipt.label).to_string();
+            let words = match published.is_ours {
+                true => "done",
+                false => "was done by another attempt",
+            };
+            text::print(&format!("{label}: {words}\n"))?;
+            Ok(Exit::Done)
+        }
+        Err(error) if JobError::is_interruption(&error) => Ok(Exit::Interrupted),
+        Err(error) => Err(error.into()),
+    }
+}
