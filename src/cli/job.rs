@@ -22,10 +22,7 @@ pub(crate) fn run(arguments: &JobArguments, interrupted: &AtomicBool) -> anyhow:
     match &arguments.command {
         JobCommand::Run(arguments) => run_one(arguments, interrupted),
         JobCommand::Exec(arguments) => Err(exec_words(arguments.parent, &arguments.words).into()),
-        JobCommand::Guard(arguments) => {
-            guard(arguments.group, std::io::stdin().lock())?;
-            Ok(Exit::Done)
-        }
+        JobCommand::Guard => Err(guard(std::io::stdin().lock()).into()),
     }
 }
 

@@ -13,9 +13,9 @@
 //! - A worker asks the kernel for SIGKILL at the death of the coordinator: [`end_with`].
 //! - A command is started by `job exec`, which asks for the same and then becomes the
 //!   command: [`exec_words`].
-//! - What a command starts is in its process group. Of that nobody tells the kernel, so a
-//!   guard (`job guard`) waits at a pipe whose other end the worker holds, and ends the
-//!   group when it closes: [`guard`].
+//! - What a command starts is in its process group. Of that nobody tells the kernel, so the
+//!   group is led by a guard (`job guard`), which waits at a pipe whose other end the worker
+//!   holds, and ends the group when that closes: [`guard`].
 //!
 //! No process is started through a shell. Reads neither the clock nor the environment.
 

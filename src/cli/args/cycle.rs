@@ -115,8 +115,9 @@ pub(crate) enum JobCommand {
     Run(JobRunArguments),
     #[command(hide = true)]
     Exec(JobExecArguments),
+    /// End the process group that this leads once standard input ends
     #[command(hide = true)]
-    Guard(JobGuardArguments),
+    Guard,
 }
 
 /// Work at a job until its receipt is there
@@ -145,12 +146,4 @@ pub(crate) struct JobExecArguments {
     /// The program and its arguments
     #[arg(last = true, required = true)]
     pub(crate) words: Vec<OsString>,
-}
-
-/// End a process group once standard input ends without a word
-#[derive(Debug, Args)]
-pub(crate) struct JobGuardArguments {
-    /// The process group
-    #[arg(value_name = "PGID")]
-    pub(crate) group: u32,
 }

@@ -15,8 +15,10 @@ use std::process::Stdio;
 
 use rustix::process::Pid;
 use rustix::process::Signal;
+use rustix::process::getpgrp;
+use rustix::process::getpid;
 use rustix::process::getppid;
-use rustix::process::kill_process_group;
+use rustix::process::kill_current_process_group;
 use rustix::process::set_parent_process_death_signal;
 use thiserror::Error;
 
@@ -49,17 +51,12 @@ pub enum DeathError {
         /// What the system said.
         source: io::Error,
     },
-    /// The number belongs to no group of processes.
-    #[error("{group} is no group of processes")]
-    NoGroup {
-        /// The number.
-        group: u32,
-    },
-    /// The pipe to the worker fails.
-    #[error("the guard of process group {group} cannot listen")]
-    Listen {
-        /// The group.
-        group: u32,
+    /// The process does not lead its group.
+    #[error("this process leads no process group that it could end")]
+    NotLeading,
+    /// The group cannot be ended.
+    #[error("this process group cannot be guarded")]
+    Guard {
         /// What the system said.
         source: io::Error,
     },
@@ -106,35 +103,32 @@ pub fn exec_words(parent: u32, words: &[OsString]) -> DeathError {
     }
 }
 
-/// Waits until `input` ends. If it ended without a word, whoever held the other end has
-/// died, and the process group is ended by SIGKILL.
+/// Waits until `input` ends, which is when everybody who held its other end has let go of
+/// it or died. Then ends the process group that this process leads, by SIGKILL, and with it
+/// this process.
 ///
-/// # Errors
-/// [`DeathError::NoGroup`] and [`DeathError::Listen`]; after the latter the group has been
-/// ended too.
-pub fn guard(group: u32, mut input: impl Read) -> Result<(), DeathError> {
-    // Group 1 and 0 would be everybody and oneself.
-    let Some(id) = pid(group).filter(|_| group > 1) else {
-        return Err(DeathError::NoGroup { group });
-    };
-    let mut word = [0];
+/// Returns only if that fails: [`DeathError`].
+pub fn guard(mut input: impl Read) -> DeathError {
+    // Otherwise the group is that of whoever started this process.
+    if getpgrp() != getpid() {
+        return DeathError::NotLeading;
+    }
+    let mut bytes = [0; 64];
     let heard = loop {
-        match input.read(&mut word) {
+        match input.read(&mut bytes) {
+            Ok(0) => break Ok(()),
+            Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            heard => break heard,
+            // Whoever cannot listen any more cannot guard either.
+            Err(error) => break Err(error),
         }
     };
-    match heard {
-        Ok(1..) => Ok(()),
-        Ok(0) => {
-            // It is no failure that nobody is left.
-            let _ = kill_process_group(id, Signal::KILL);
-            Ok(())
-        }
-        Err(source) => {
-            let _ = kill_process_group(id, Signal::KILL);
-            Err(DeathError::Listen { group, source })
-        }
+    let ended = kill_current_process_group(Signal::KILL);
+    DeathError::Guard {
+        source: heard.err().unwrap_or_else(|| match ended {
+            Ok(()) => io::ErrorKind::Other.into(),
+            Err(errno) => errno.into(),
+        }),
     }
 }
 
@@ -147,27 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_guarded_or_run() {
-        for group in [0, 1, u32::MAX] {
-            let refused = guard(group, io::empty());
-            assert!(
-                matches!(refused, Err(DeathError::NoGroup { .. })),
-                "{group}"
-            );
-        }
+    fn no_word_is_no_command() {
         assert!(matches!(exec_words(1, &[]), DeathError::NoWord));
-    }
-
-    #[test]
-    fn a_guard_that_hears_a_word_does_nothing() {
-        let mut child = Command::new("sleep")
-            .arg("60")
-            .process_group(0)
-            .spawn()
-            .unwrap();
-        guard(child.id(), &b"."[..]).unwrap();
-        assert!(child.try_wait().unwrap().is_none());
-        guard(child.id(), io::empty()).unwrap();
-        assert!(!child.wait().unwrap().success());
     }
 }

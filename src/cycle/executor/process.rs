@@ -3,10 +3,8 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
-use std::fs::File;
 use std::fs::OpenOptions;
 use std::io;
-use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::os::unix::process::ExitStatusExt;
@@ -14,7 +12,6 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process;
 use std::process::Child;
-use std::process::ChildStdin;
 use std::process::Command;
 use std::process::ExitStatus;
 use std::process::Stdio;
@@ -82,7 +79,6 @@ impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Success => f.write_str("succeeded"),
-            Self::Exit(127) => f.write_str("ended with status 127: it may not exist"),
             Self::Exit(code) => write!(f, "ended with status {code}"),
             Self::Signal(number) => write!(f, "was ended by {}", ExitStatus::from_raw(*number)),
             Self::WallTimeout => f.write_str("was ended because it took too long"),
@@ -124,22 +120,20 @@ pub enum ProcessError {
     },
 }
 
-/// A command that runs, in a process group of its own. Dropped, it and everything in its
+/// A command that runs, in a process group that a guard leads. Dropped, everything in the
 /// group is ended by force.
 ///
 /// It ends with the thread that started it, so that must be one that lives as long.
 #[derive(Debug)]
 pub struct Supervised {
     child: Child,
-    group: Pid,
     guard: Guard,
     log: PathBuf,
 }
 
 impl Supervised {
     /// Starts a command, without a shell. It has nothing to read, and what it prints goes
-    /// to the log. A command that cannot be found ends with status 127, and the log says
-    /// so.
+    /// to the log. A command that cannot be found fails, and the log says so.
     ///
     /// # Errors
     /// [`ProcessError`].
@@ -153,6 +147,8 @@ impl Supervised {
             directory: invocation.directory.to_path_buf(),
             source,
         };
+        // The guard comes first: there is no moment at which the command has none.
+        let mut guard = Guard::start(invocation.program).map_err(failed)?;
         let mut command = Command::new(invocation.program);
         command.args(["job", "exec", "--parent"]);
         command.arg(process::id().to_string());
@@ -160,18 +156,15 @@ impl Supervised {
         command.envs(invocation.environment.iter().cloned());
         command.current_dir(invocation.directory);
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
-        let mut child = command.process_group(0).spawn().map_err(failed)?;
-        let group = Pid::from_child(&child);
-        match Guard::start(invocation.program, child.id()) {
-            Ok(guard) => Ok(Self {
+        command.process_group(guard.group().as_raw_pid());
+        match command.spawn() {
+            Ok(child) => Ok(Self {
                 child,
-                group,
                 guard,
                 log: invocation.log.to_path_buf(),
             }),
             Err(error) => {
-                let _ = kill_process_group(group, Signal::KILL);
-                let _ = child.wait();
+                let _ = guard.end();
                 Err(failed(error))
             }
         }
@@ -195,7 +188,7 @@ impl Supervised {
     ) -> Result<Ended, ProcessError> {
         let reason = self.watch(limits, watched, clock, interrupted)?;
         if reason.is_some() {
-            let _ = kill_process_group(self.group, Signal::TERM);
+            let _ = kill_process_group(self.guard.group(), Signal::TERM);
             let told = clock();
             while clock().saturating_sub(told) < limits.grace && !self.has_ended()? {
                 thread::sleep(LONGEST_PAUSE.min(limits.grace));
@@ -255,12 +248,11 @@ impl Supervised {
         }
     }
 
-    /// Whether the command has ended. It is not forgotten yet, so that its number, which is
-    /// that of its group, can be nobody else's.
+    /// Whether the command has ended. Others of its group may not have.
     fn has_ended(&self) -> Result<bool, ProcessError> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         loop {
-            match waitid(WaitId::Pid(self.group), options) {
+            match waitid(WaitId::Pid(Pid::from_child(&self.child)), options) {
                 Ok(ended) => return Ok(ended.is_some()),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => {
@@ -275,12 +267,7 @@ impl Supervised {
 
     /// Ends what is left of the group, and forgets the command.
     fn end(&mut self) -> io::Result<ExitStatus> {
-        // Once the guard is dismissed or the command reaped, its number may be another's.
-        if !self.guard.is_dismissed() {
-            // It is no failure that nobody is left.
-            let _ = kill_process_group(self.group, Signal::KILL);
-            self.guard.dismiss();
-        }
+        self.guard.end()?;
         self.child.wait()
     }
 }
@@ -300,35 +287,39 @@ fn traces(files: &[&Path]) -> Vec<Option<(u64, i64, i64)>> {
     files.iter().map(trace).collect()
 }
 
-/// A process that ends a group when this process dies without having dismissed it.
+/// A process that ends its group when this process dies. As it leads the group, the group's
+/// number is nobody else's before the guard has been reaped.
 #[derive(Debug)]
 struct Guard {
     child: Child,
-    line: Option<ChildStdin>,
+    is_over: bool,
 }
 
 impl Guard {
-    fn start(program: &Path, group: u32) -> io::Result<Self> {
+    fn start(program: &Path) -> io::Result<Self> {
         let mut command = Command::new(program);
-        command.args(["job", "guard"]).arg(group.to_string());
-        // A group of its own: what ends this process must not end the guard.
-        command.process_group(0).stdin(Stdio::piped());
-        let null = File::options().write(true).open("/dev/null")?;
-        command.stdout(null.try_clone()?).stderr(null);
-        let mut child = command.spawn()?;
-        let line = child.stdin.take();
-        Ok(Self { child, line })
+        // It waits at a pipe whose other end this process holds, in `child`.
+        command.args(["job", "guard"]).stdin(Stdio::piped());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.process_group(0).spawn()?;
+        Ok(Self {
+            child,
+            is_over: false,
+        })
     }
 
-    fn is_dismissed(&self) -> bool {
-        self.line.is_none()
+    fn group(&self) -> Pid {
+        Pid::from_child(&self.child)
     }
 
-    fn dismiss(&mut self) {
-        if let Some(mut line) = self.line.take() {
-            // A guard that is gone needs no word.
-            let _ = line.write_all(b".");
+    /// Ends the group, the guard too. A second time it does nothing.
+    fn end(&mut self) -> io::Result<()> {
+        if !self.is_over {
+            self.is_over = true;
+            // It is no failure that nobody is left.
+            let _ = kill_process_group(self.group(), Signal::KILL);
+            self.child.wait()?;
         }
-        let _ = self.child.wait();
+        Ok(())
     }
 }
