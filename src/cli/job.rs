@@ -14,14 +14,22 @@ use sms_merge::merge::default_threads;
 use crate::cli::args::cycle::JobArguments;
 use crate::cli::args::cycle::JobCommand;
 use crate::cli::args::cycle::JobRunArguments;
+use crate::cli::exit::ErrorObject;
 use crate::cli::exit::Exit;
 use crate::cli::text;
+
+/// What a shell says of a command that it cannot start.
+const NOT_FOUND: i32 = 127;
 
 /// Runs a job, or becomes the user's command.
 pub(crate) fn run(arguments: &JobArguments, interrupted: &AtomicBool) -> anyhow::Result<Exit> {
     match &arguments.command {
         JobCommand::Run(arguments) => run_one(arguments, interrupted),
-        JobCommand::Exec(arguments) => Err(exec_words(arguments.parent, &arguments.words).into()),
+        JobCommand::Exec(arguments) => {
+            let error = exec_words(arguments.parent, &arguments.words);
+            text::note(&ErrorObject::new(&error.into()).lines().join("\n"));
+            std::process::exit(NOT_FOUND);
+        }
         JobCommand::Guard => Err(guard(std::io::stdin().lock()).into()),
     }
 }

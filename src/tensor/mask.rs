@@ -154,7 +154,13 @@ mod tests {
     fn every_element_meets_its_own_bit() {
         let words = [0x8000_0000_0000_0001, 0xF0F0_1234_5678_9ABC, 0, u64::MAX, 1];
         for numel in [0, 1, 7, 8, 63, 64, 65, 127, 128, 191, 250, 257, 320] {
-            let before = |idx: usize| if idx % 5 == 0 { f32::NAN } else { -1.5 };
+            let before = |idx: usize| {
+                if idx.is_multiple_of(5) {
+                    f32::NAN
+                } else {
+                    -1.5
+                }
+            };
             let mut values: Vec<f32> = (0..numel).map(before).collect();
             zero_pruned(&mut values, &words[..numel.div_ceil(64)]);
             for (idx, value) in values.iter().enumerate() {

@@ -443,7 +443,7 @@ impl<'a> Builder<'a> {
         });
         let failed = |source| PlanError::Training {
             section: section.to_owned(),
-            source,
+            source: Box::new(source),
         };
         // What ALLR lost is known only when it is pruned; any number will do to check.
         let is_open = set_lost(&mut recipe, Some(0.5));

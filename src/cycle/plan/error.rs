@@ -14,7 +14,7 @@ pub enum PlanError {
         /// The section of the recipe, with the ingredient if it is one's own.
         section: String,
         /// Why not.
-        source: FitError,
+        source: Box<FitError>,
     },
     /// A schedule takes its rates from a training that is not known.
     #[error(

@@ -42,10 +42,10 @@ pub enum SceneError {
     },
     /// The images cannot be read.
     #[error(transparent)]
-    Data(#[from] DataError),
+    Data(Box<DataError>),
     /// There is no such network.
     #[error(transparent)]
-    Network(#[from] NetworkError),
+    Network(Box<NetworkError>),
     /// The file that describes the network, or the checkpoint, cannot be read.
     #[error("`{}` cannot be read", path.display())]
     Read {
@@ -76,4 +76,16 @@ pub enum SceneError {
         /// The data set.
         data: String,
     },
+}
+
+impl From<DataError> for SceneError {
+    fn from(error: DataError) -> Self {
+        Self::Data(Box::new(error))
+    }
+}
+
+impl From<NetworkError> for SceneError {
+    fn from(error: NetworkError) -> Self {
+        Self::Network(Box::new(error))
+    }
 }
