@@ -1,11 +1,11 @@
 //! How good checkpoints are: what a step says of measuring walks in, scores walk out.
 
+mod error;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-
-use thiserror::Error;
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::OpenOptions;
@@ -34,11 +34,9 @@ use crate::train::data::epoch_order;
 use crate::train::engine::Engine;
 use crate::train::engine::EngineError;
 use crate::train::engine::Masks;
-use crate::train::evaluate::EvaluateError;
 use crate::train::evaluate::Evaluation;
 use crate::train::evaluate::Predictions;
 use crate::train::evaluate::predict;
-use crate::train::masks::MaskError;
 use crate::train::masks::masks_of_zeros;
 use crate::train::native::Native;
 use crate::train::recalibrate::Recalibration;
@@ -47,68 +45,12 @@ use crate::train::recalibrate::recalibrate;
 use crate::train::recalibrate::stored_statistics;
 use crate::train::record::DataRecord;
 
+pub use error::MeasureError;
+
 /// Images that are classified at once.
 const BATCH: usize = 256;
 /// Names the order of the images that statistics are estimated from, and corruptions.
 const SEED: u64 = 0;
-
-/// Why a model cannot be measured.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum MeasureError {
-    /// Images are not those that the step is about.
-    #[error(
-        "the images of `{name}` are not those that this run began with; put them back, or begin \
-         another run"
-    )]
-    OtherImages {
-        /// Name of the data set.
-        name: String,
-    },
-    /// Images cannot be read.
-    #[error(transparent)]
-    Data(#[from] data::DataError),
-    /// The network cannot be built.
-    #[error(transparent)]
-    Network(#[from] crate::train::record::NetworkError),
-    /// A checkpoint cannot be opened.
-    #[error(transparent)]
-    Checkpoint(#[from] crate::checkpoint::CheckpointError),
-    /// It does not hold the network.
-    #[error(transparent)]
-    Weights(#[from] crate::train::WeightsError),
-    /// Masks cannot be read.
-    #[error(transparent)]
-    Masks(#[from] MaskError),
-    /// The engine cannot be built.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// A model cannot be evaluated.
-    #[error("`{}` cannot be evaluated", path.display())]
-    Evaluate {
-        /// The checkpoint.
-        path: PathBuf,
-        /// Why not.
-        source: EvaluateError,
-    },
-    /// Statistics cannot be estimated.
-    #[error("`{}` cannot be recalibrated", path.display())]
-    Recalibrate {
-        /// The checkpoint.
-        path: PathBuf,
-        /// Why not.
-        source: crate::train::recalibrate::RecalibrateError,
-    },
-    /// The recalibrated checkpoint cannot be written.
-    #[error(transparent)]
-    Rewrite(#[from] crate::checkpoint::RewriteError),
-    /// Its place cannot be used.
-    #[error(transparent)]
-    Replace(#[from] crate::format::replace::ReplaceError),
-    /// The user asked to stop.
-    #[error("interrupted")]
-    Interrupted,
-}
 
 /// Measures checkpoints of one network on one data set.
 pub struct Gauge<'a> {

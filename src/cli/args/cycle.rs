@@ -90,6 +90,7 @@ pub(crate) enum CycleCommand {
 
 /// Show where a run stands, while it runs or not
 #[derive(Debug, Args)]
+#[command(after_long_help = EXIT_STATUS)]
 pub(crate) struct StatusArguments {
     /// The run directory
     #[arg(value_name = "DIRECTORY", default_value = "sms-run", value_hint = ValueHint::DirPath)]
@@ -104,6 +105,7 @@ pub(crate) struct StatusArguments {
 /// What `sms-merge cycle` does for each step. A job can be run by hand, twice, or on
 /// another machine that shares the file system: the first receipt counts.
 #[derive(Debug, Args)]
+#[command(after_long_help = EXIT_STATUS)]
 pub(crate) struct JobArguments {
     #[command(subcommand)]
     pub(crate) command: JobCommand,
@@ -122,6 +124,7 @@ pub(crate) enum JobCommand {
 
 /// Work at a job until its receipt is there
 #[derive(Debug, Args)]
+#[command(after_long_help = EXIT_STATUS)]
 pub(crate) struct JobRunArguments {
     /// The job's directory, `jobs/KEY` of a run
     #[arg(value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]

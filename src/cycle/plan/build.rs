@@ -1,5 +1,7 @@
 //! From a recipe to steps.
 
+mod training;
+
 use std::collections::BTreeMap;
 
 use super::ENSEMBLE;
@@ -12,39 +14,22 @@ use super::Plan;
 use super::PlanError;
 use super::Step;
 use super::StudyPlan;
-use crate::cycle::recipe::Ingredient;
 use crate::cycle::recipe::Recipe;
 use crate::cycle::scene::Scene;
-use crate::cycle::work::CommandWork;
 use crate::cycle::work::Cut;
 use crate::cycle::work::Import;
 use crate::cycle::work::Measure;
 use crate::cycle::work::MergeWork;
 use crate::cycle::work::Prune;
 use crate::cycle::work::Reprune;
-use crate::cycle::work::Train;
-use crate::cycle::work::TrainerWork;
 use crate::cycle::work::Work;
 use crate::train::choices::Choices;
-use crate::train::choices::Circumstances;
-use crate::train::choices::ScheduleName;
-use crate::train::recipe::Pace;
 use crate::train::recipe::Rates;
-use crate::train::recipe::Recipe as TrainingRecipe;
 use crate::train::schedule::Schedule;
-use crate::train::trainer;
-use crate::train::trainer::FitError;
 
-/// Epochs of a retraining where the recipe does not say: as many as of the pretraining,
-/// divided by this, and at least one.
-const SHORTER: u64 = 3;
+pub use training::training_seed;
 
-/// Seed of the training of an ingredient (ordinal from 1) in a phase (from 1) of a study:
-/// `1,000,000·study + 1,000·phase + ordinal`, in which people can read where it belongs.
-pub fn training_seed(study: u64, phase: u32, ordinal: usize) -> u64 {
-    let place = 1000 * u64::from(phase) + ordinal as u64;
-    study.wrapping_mul(1_000_000).wrapping_add(place)
-}
+use training::Training;
 
 /// Makes steps.
 pub(super) struct Builder<'a> {
@@ -55,16 +40,6 @@ pub(super) struct Builder<'a> {
     pretraining: Option<Schedule>,
     pretraining_epochs: u64,
     steps: Vec<Step>,
-}
-
-/// A training to plan.
-struct Training {
-    section: String,
-    choices: Choices,
-    seed: u64,
-    phase: u32,
-    ordinal: usize,
-    sparsity: f64,
 }
 
 /// What is pruned, with what it is pruned from.
@@ -290,185 +265,6 @@ impl<'a> Builder<'a> {
             min_ingredients: None,
             epochs: 0,
         })
-    }
-
-    /// How networks are retrained: the choices, and where they are open those of the
-    /// retraining, and of what does not depend on its length those of the pretraining.
-    fn retraining(&self, own: &Choices) -> Choices {
-        let before = Choices {
-            epochs: None,
-            schedule: None,
-            learning_rate: None,
-            warmup_epochs: None,
-            milestones: None,
-            factor: None,
-            ema: None,
-            swa: None,
-            ..self.recipe.pretraining.training.clone()
-        };
-        let mut choices = own.or(&self.recipe.retraining.training).or(&before);
-        let epochs = (self.pretraining_epochs / SHORTER).max(1);
-        choices.epochs = choices.epochs.or(Some(epochs));
-        choices.schedule = choices.schedule.or(Some(ScheduleName::Llr));
-        choices
-    }
-
-    fn plain(
-        &self,
-        choices: Choices,
-        study: u64,
-        phase: u32,
-        ordinal: usize,
-        sparsity: f64,
-    ) -> Training {
-        Training {
-            section: "retraining".to_owned(),
-            choices,
-            seed: training_seed(study, phase, ordinal),
-            phase,
-            ordinal,
-            sparsity,
-        }
-    }
-
-    fn ingredient(
-        &self,
-        ingredient: &Ingredient,
-        study: u64,
-        phase: u32,
-        ordinal: usize,
-        sparsity: f64,
-    ) -> Training {
-        let of_seed = if self.recipe.ingredients.same_seed {
-            1
-        } else {
-            ordinal
-        };
-        let derived = training_seed(study, phase, of_seed);
-        Training {
-            section: format!("retraining` of ingredient `{ordinal}"),
-            choices: self.retraining(&ingredient.training),
-            seed: ingredient.seed.unwrap_or(derived),
-            phase,
-            ordinal,
-            sparsity,
-        }
-    }
-
-    /// Adds a training; of a retraining, `from` is the pruning and what was pruned.
-    fn train(
-        &mut self,
-        label: String,
-        training: &Training,
-        from: Option<(usize, usize)>,
-    ) -> Result<usize, PlanError> {
-        let mut inputs = Vec::new();
-        if let Some((prune, _)) = from {
-            inputs.push(input("base", prune, "checkpoint"));
-            inputs.push(input("mask", prune, "mask"));
-        }
-        let recipe = self.recipe;
-        let (trainer, epochs) = match &recipe.trainer {
-            Some(trainer) => {
-                let parameters = serde_json::to_value(&trainer.parameters);
-                let work = CommandWork {
-                    command: trainer.command.clone(),
-                    training: training.choices.clone(),
-                    seed: training.seed,
-                    phase: training.phase,
-                    ingredient: training.ordinal,
-                    sparsity: training.sparsity,
-                    on_unmasked: trainer.on_unmasked,
-                    parameters: parameters.unwrap_or_default(),
-                };
-                let epochs = training.choices.epochs.unwrap_or_default();
-                (TrainerWork::Command(Box::new(work)), epochs)
-            }
-            None => {
-                let section = &training.section;
-                let (own, _) = self.training_recipe(section, &training.choices, training.seed)?;
-                let is_allr = training.choices.schedule == Some(ScheduleName::Allr);
-                if let (true, Some((_, parent))) = (is_allr, from) {
-                    inputs.push(input("parent", parent, "checkpoint"));
-                }
-                let epochs = own.epochs;
-                let early_epoch = recipe.retraining.rewind_epoch;
-                let work = TrainerWork::Embedded {
-                    recipe: Box::new(own),
-                    early_epoch: early_epoch.filter(|_| from.is_none()),
-                };
-                (work, epochs)
-            }
-        };
-        Ok(self.push(Step {
-            label,
-            work: Work::Train(Box::new(Train {
-                trainer,
-                measure: self.measure.clone(),
-            })),
-            inputs,
-            min_ingredients: None,
-            epochs,
-        }))
-    }
-
-    /// The recipe of an embedded training, and its learning rates.
-    fn training_recipe(
-        &self,
-        section: &str,
-        choices: &Choices,
-        seed: u64,
-    ) -> Result<(TrainingRecipe, Rates), PlanError> {
-        let (network, images) = (self.scene.network.as_ref(), self.scene.images.as_ref());
-        let (Some(network), Some(images)) = (network, images) else {
-            unreachable!("a scene without network belongs to a trainer of the user's");
-        };
-        let needs_rates = choices.schedule.is_some_and(|name| name.method().is_some());
-        if needs_rates && self.pretraining.is_none() {
-            return Err(PlanError::NoRates {
-                section: section.to_owned(),
-            });
-        }
-        let data = &self.recipe.data;
-        let mut recipe = choices.recipe(&Circumstances {
-            graph: &network.graph,
-            dataset: &images.dataset,
-            augment: data.augment,
-            validation_fraction: data.validation,
-            validation_seed: data.validation_seed,
-            limit_train: data.limit_train,
-            seed,
-            pretraining: self.pretraining.as_ref(),
-            lost: None,
-        });
-        let failed = |source| PlanError::Training {
-            section: section.to_owned(),
-            source: Box::new(source),
-        };
-        // What ALLR lost is known only when it is pruned; any number will do to check.
-        let is_open = set_lost(&mut recipe, Some(0.5));
-        let plan = trainer::Plan::new(&images.dataset, &recipe).map_err(failed)?;
-        if plan.steps_per_epoch() == 0 {
-            return Err(failed(FitError::NoImages));
-        }
-        let rates = plan.rates().clone();
-        if is_open {
-            set_lost(&mut recipe, None);
-        }
-        Ok((recipe, rates))
-    }
-}
-
-/// Sets what was lost, of a recipe that asks for it.
-fn set_lost(recipe: &mut TrainingRecipe, value: Option<f64>) -> bool {
-    match &mut recipe.pace {
-        Pace::Retraining { method, lost, .. }
-            if *method == crate::train::schedule::Method::Allr =>
-        {
-            *lost = value;
-            true
-        }
-        _ => false,
     }
 }
 
