@@ -7,6 +7,7 @@
 //! hand. Knows neither candle nor what accuracy is.
 
 mod certificate;
+mod copy;
 mod difference;
 mod distance;
 mod draft;
@@ -18,8 +19,10 @@ mod options;
 mod place;
 mod plan;
 mod recalibrated;
+mod rows;
 mod run;
 mod sink;
+mod storage;
 mod tile;
 mod verify;
 mod worker;
@@ -51,6 +54,9 @@ pub use certificate::MaskRecord;
 pub use certificate::RecordedOptions;
 pub use certificate::SoupRecord;
 pub use certificate::TensorRecord;
+pub use copy::Copied;
+pub use copy::copy;
+pub use copy::sparsity_config;
 pub use difference::Difference;
 pub use distance::DistanceTally;
 pub use distance::Distances;
@@ -71,6 +77,7 @@ pub use run::Merged;
 pub use run::Scanned;
 pub use run::merge;
 pub use run::scan;
+pub use storage::Compacted;
 pub use verify::SelfCheck;
 pub use verify::recompute;
 pub use verify::self_check;
@@ -189,6 +196,12 @@ pub enum MergeError {
         option: &'static str,
         /// The pattern.
         pattern: String,
+    },
+    /// A mask was another when it was counted than when it was written.
+    #[error("the mask of `{}` changed while it was read", Printable(tensor))]
+    MaskChanged {
+        /// The tensor.
+        tensor: String,
     },
     /// The user asked to stop.
     #[error("interrupted; nothing was written")]

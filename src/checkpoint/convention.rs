@@ -28,13 +28,20 @@ pub enum Convention {
 
 /// How masks are stored in an output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum MaskLayout {
     /// As the first input stores them.
     #[default]
     Keep,
     /// As zeros of plain tensors.
     Dense,
+    /// As bits, beside the retained values alone; ours.
+    Bitmask,
+    /// The same in the `sparse-bitmask` format of the library compressed-tensors, where
+    /// it has names for a tensor; else as zeros.
+    CompressedTensors,
+    /// As `X_mask` beside `X_orig`, as torch's `nn.utils.prune` does.
+    TorchPrune,
 }
 
 /// One ingredient's tensors of a parameter, as indices into

@@ -120,6 +120,28 @@ impl Checkpoint {
         Ok(scratch)
     }
 
+    /// The retained ones of some elements of a tensor that is stored compact, with the
+    /// mask words of these elements in `words`; `None` of any other tensor.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read). Whoever uses the values has to look for faults of their
+    /// [`extent`](Self::extent).
+    pub fn read_retained<'a>(
+        &'a self,
+        tensor: &StoredTensor,
+        begin: u64,
+        count: u64,
+        words: &mut Vec<u64>,
+        scratch: &'a mut Vec<u8>,
+    ) -> Result<Option<&'a [u8]>, SourceError> {
+        match &tensor.content {
+            Content::Values(compact) => compact
+                .read_stretch(self, begin, count, words, scratch)
+                .map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// The bytes that [`read`](Self::read) of these elements takes from a file: to watch
     /// for faults and to let go of. Stretches of one tensor that follow each other have
     /// extents that do.

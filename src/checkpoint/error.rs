@@ -108,7 +108,6 @@ pub enum CheckpointError {
 
 /// Why headers do not describe compact tensors.
 #[derive(Debug, Error)]
-#[non_exhaustive]
 pub enum CompactError {
     /// The record in the metadata is no such record.
     #[error("metadata `{BITMASK_KEY}` is not an object of `version` and `tensors`")]
@@ -183,7 +182,6 @@ pub enum CompactError {
 
 /// Why no tensor can be made of what a file holds: found when it is read.
 #[derive(Debug, Error)]
-#[non_exhaustive]
 pub enum ContentError {
     /// A bitmask retains more or fewer elements than there are values.
     #[error(

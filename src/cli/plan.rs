@@ -54,13 +54,11 @@ struct PlannedObject {
 }
 
 /// Passes over the bytes of the ingredients: a policy other than refusing must know
-/// all masks before it can make one of them.
-pub(crate) fn passes(options: &MergeOptions) -> u64 {
-    if options.rules.policy == MismatchPolicy::Error {
-        1
-    } else {
-        2
-    }
+/// all masks before it can make one of them, and a compact soup of ingredients that are
+/// not has its layout once they have been counted.
+pub(crate) fn passes(plan: &MergePlan, ingredients: &Ingredients, options: &MergeOptions) -> u64 {
+    let resolves = options.rules.policy != MismatchPolicy::Error;
+    1 + u64::from(resolves) + u64::from(plan.counts_masks(ingredients, options))
 }
 
 /// The word for how a tensor comes about.
@@ -91,7 +89,8 @@ pub(crate) fn show(
     arguments: &MergeArguments,
 ) -> anyhow::Result<()> {
     let parameters = ingredients.parameters();
-    let read = plan.bytes_to_read * passes(options);
+    let passes = passes(plan, ingredients, options);
+    let read = plan.bytes_to_read * passes;
     let seconds = (read + plan.bytes_to_write) as f64 / ASSUMED_RATE as f64;
     let tensors = plan.tensors.iter().map(|planned| PlannedObject {
         name: planned.slot.name.clone(),
@@ -126,7 +125,7 @@ pub(crate) fn show(
         text::print(&text::json(&object)?)?;
         return Ok(());
     }
-    text::print(&object.text(passes(options)))?;
+    text::print(&object.text(passes))?;
     Ok(())
 }
 

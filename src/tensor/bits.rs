@@ -31,6 +31,16 @@ pub fn copy_bits(
     mut to_bit: usize,
     mut n_bits: usize,
 ) {
+    if from_bit.is_multiple_of(8) && to_bit.is_multiple_of(64) {
+        let whole = n_bits / 64;
+        let bytes = &from[from_bit / 8..][..8 * whole];
+        let words = &mut words[to_bit / 64..][..whole];
+        for (word, &bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+            *word |= u64::from_le_bytes(bytes);
+        }
+        let done = 64 * whole;
+        (from_bit, to_bit, n_bits) = (from_bit + done, to_bit + done, n_bits - done);
+    }
     while n_bits > 0 {
         let (byte, shift) = (from_bit / 8, from_bit % 8);
         // Up to 64 bits, and those of a ninth byte where the first is not whole.

@@ -100,8 +100,11 @@ impl Compact {
         })
     }
 
-    /// Number of values before an element.
-    pub(super) fn rank(&self, checkpoint: &Checkpoint, element: u64) -> Result<u64, SourceError> {
+    /// Number of values before an element. Reads the whole bitmask when first asked.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the bitmask cannot be read or does not fit its values.
+    pub fn rank(&self, checkpoint: &Checkpoint, element: u64) -> Result<u64, SourceError> {
         let ranks = self.ranks(checkpoint)?;
         if element >= self.numel {
             return Ok(self.retained);
