@@ -105,7 +105,7 @@ fn ingredients(n_ingredients: usize, dtype: Dtype, seed: u64) -> Vec<Tensors> {
             let is_masked = name != "fc.bias";
             let element = |_| {
                 let draw = mask.bits();
-                let is_retained = draw % 4 == 0 || !is_masked;
+                let is_retained = draw.is_multiple_of(4) || !is_masked;
                 // One sign in all ingredients, so that no mean is zero.
                 let sign = if draw >> 8 & 1 == 1 { -1.0 } else { 1.0 };
                 let value = sign * (values.bits() % 1000 + 1) as f64 / 512.0;

@@ -98,7 +98,8 @@ pub(crate) fn run(arguments: &PruneArguments, interrupted: &AtomicBool) -> anyho
     Ok(Exit::Done)
 }
 
-/// How masks are stored: a checkpoint is pruned first and made compact then.
+/// How masks are stored. A pruned checkpoint is written tile by tile as it is pruned,
+/// and made compact by an export.
 fn layout(arguments: &PruneArguments) -> Result<MaskLayout, UsageError> {
     match arguments.layout {
         LayoutChoice::Keep => Ok(MaskLayout::Keep),

@@ -70,7 +70,7 @@ impl Copied {
 /// over with the digests of its new form.
 ///
 /// # Errors
-/// [`MergeError`]; then the destination holds what it held.
+/// [`MergeError`], also if a given mask prunes what is not zero; then the destination holds what it held.
 pub fn copy(
     source: &Ingredients,
     mut options: MergeOptions,
@@ -95,6 +95,7 @@ pub fn copy(
         tensor.action = Action::First;
     }
     let scanned = Job::new(source, &plan, &options, Sink::None).run(observer)?;
+    prove(&scanned, source, &options).map_err(MergeError::Connectivity)?;
     plan.count(&scanned.tensors, source);
     for (tensor, found) in plan.tensors.iter_mut().zip(&scanned.tensors) {
         tensor.expectation = match &found.mask {
@@ -122,10 +123,8 @@ pub fn copy(
         for (shard, bytes) in texts.into_iter().enumerate() {
             output.write_header(shard, &bytes)?;
         }
-        let files = source.checkpoints().iter().chain(source.mask_file());
-        files
-            .map(Checkpoint::check_unchanged)
-            .collect::<Result<(), _>>()?;
+        let mut files = source.checkpoints().iter().chain(source.mask_file());
+        files.try_for_each(Checkpoint::check_unchanged)?;
         if observer.interrupted.load(Ordering::Relaxed) {
             return Err(MergeError::Interrupted);
         }

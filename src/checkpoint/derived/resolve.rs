@@ -165,11 +165,11 @@ fn declared_by_name(
     Ok(())
 }
 
-/// The dimensions that a small tensor holds.
+/// The dimensions that a small tensor holds, a list or, in `sparse-24-bitmask`, a column.
 fn read_shape(checkpoint: &Checkpoint, name: &str, part: &str) -> Result<Shape, ResolveError> {
     let tensor = part_of(checkpoint, name, part)?;
     let is_list = tensor.dtype == Dtype::I64
-        && tensor.shape.rank() == 1
+        && tensor.shape.dims().first() == Some(&tensor.shape.numel())
         && (1..=MOST_DIMS).contains(&tensor.shape.numel());
     if !is_list {
         return Err(CompactError::Part {

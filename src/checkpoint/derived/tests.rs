@@ -36,10 +36,12 @@ impl Tensor {
         let mut stream = Stream::named(seed, "compact", name);
         let width = (dtype.bits() / 8) as usize;
         let numel = shape.numel() as usize;
-        let retained: Vec<bool> = (0..numel).map(|_| stream.bits() % 5 == 0).collect();
+        let retained: Vec<bool> = (0..numel)
+            .map(|_| stream.bits().is_multiple_of(5))
+            .collect();
         let element = |&is_retained: &bool| {
             let bytes = stream.bits().to_le_bytes()[..width].to_vec();
-            if is_retained && bytes[0] % 8 != 0 {
+            if is_retained && !bytes[0].is_multiple_of(8) {
                 bytes
             } else {
                 vec![0; width]

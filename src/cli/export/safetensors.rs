@@ -82,7 +82,7 @@ pub(super) fn run(arguments: &ExportArguments, interrupted: &AtomicBool) -> anyh
     refuse_named_input(&arguments.output, inputs.map(std::path::PathBuf::as_path))?;
     let weights = Weights::uniform(1).map_err(MergeError::Weights)?;
     let mut options = MergeOptions::new(Method::Uniform, weights);
-    options.rules = rules(&arguments.mask, OnMaskMismatch::First)?;
+    options.rules = rules(&arguments.mask, OnMaskMismatch::Error)?;
     options.layout = layout(arguments.layout.layout);
     options.shard_bytes = arguments.layout.shard_size;
     options.threads = threads(&arguments.reading);
