@@ -14,6 +14,7 @@ mod data;
 #[cfg(feature = "train")]
 mod eval;
 mod exit;
+mod export;
 mod greedy;
 #[cfg(feature = "train")]
 mod images;
@@ -98,6 +99,7 @@ fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit>
         Command::Inspect(arguments) => inspect::run(arguments, interrupted),
         Command::Verify(arguments) => verify::run(arguments, interrupted),
         Command::Prune(arguments) => prune::run(arguments, interrupted),
+        Command::Export(arguments) => export::run(arguments, interrupted),
         Command::Mask(arguments) => mask::run(arguments, interrupted),
         Command::Model(arguments) => model::run(arguments, interrupted),
         #[cfg(feature = "train")]

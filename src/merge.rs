@@ -7,6 +7,7 @@
 //! hand. Knows neither candle nor what accuracy is.
 
 mod certificate;
+mod copy;
 mod difference;
 mod distance;
 mod draft;
@@ -19,10 +20,12 @@ mod options;
 mod place;
 mod plan;
 mod recalibrated;
+mod rows;
 mod run;
 mod selected;
 mod selection;
 mod sink;
+mod storage;
 mod tile;
 mod verify;
 mod worker;
@@ -54,6 +57,9 @@ pub use certificate::MaskRecord;
 pub use certificate::RecordedOptions;
 pub use certificate::SoupRecord;
 pub use certificate::TensorRecord;
+pub use copy::Copied;
+pub use copy::copy;
+pub use copy::sparsity_config;
 pub use difference::Difference;
 pub use distance::DistanceTally;
 pub use distance::Distances;
@@ -84,6 +90,7 @@ pub use selection::Candidate;
 pub use selection::Decision;
 pub use selection::OnTie;
 pub use selection::Selection;
+pub use storage::Compacted;
 pub use verify::SelfCheck;
 pub use verify::recompute;
 pub use verify::self_check;
@@ -208,6 +215,12 @@ pub enum MergeError {
         option: &'static str,
         /// The pattern.
         pattern: String,
+    },
+    /// A mask was another when it was counted than when it was written.
+    #[error("the mask of `{}` changed while it was read", Printable(tensor))]
+    MaskChanged {
+        /// The tensor.
+        tensor: String,
     },
     /// The user asked to stop.
     #[error("interrupted; nothing was written")]

@@ -192,6 +192,9 @@ fn bash_takes_the_completions() {
     check(&["--no-n"], "--no-normalize");
     check(&["inspect", "--no"], "--no-mmap");
     check(&["verify", "--ma"], "--mask --max-header-bytes");
-    check(&["merge", "--layout", ""], "keep dense");
+    check(
+        &["merge", "--layout", ""],
+        "keep dense bitmask compressed-tensors torch-prune",
+    );
     check(&["completions", "f"], "fish");
 }

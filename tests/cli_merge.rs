@@ -288,3 +288,49 @@ fn a_file_given_twice_is_told() {
     assert!(warnings.contains("same file"), "{warnings}");
     assert_exit(&bench.run(&["a.st", "-o", "x.st"]), 2);
 }
+
+#[test]
+fn export_says_what_each_tensor_takes_and_verify_still_proves_the_soup() {
+    let bench = Bench::new();
+    bench.json(&["a.st", "b.st", "-o", "soup.st", "--json"], 0);
+    for (layout, stored_as) in [("bitmask", "bitmask"), ("torch-prune", "torch-prune")] {
+        let words = [
+            "export", "soup.st", "-o", "other.st", "--force", "--layout", layout, "--json",
+        ];
+        let object = bench.json(&words, 0);
+        assert_eq!(object["layout"], layout);
+        assert_eq!(object["certificate"], "carried");
+        let bytes = fs::metadata(bench.at("other.st")).unwrap().len();
+        assert_eq!(object["bytes_written"], bytes);
+        let tensors = object["tensors"].as_array().unwrap();
+        let pruned: Vec<&Value> = tensors
+            .iter()
+            .filter(|tensor| tensor["stored_as"] == stored_as)
+            .collect();
+        assert!(!pruned.is_empty(), "{object}");
+        for tensor in pruned {
+            let (before, after) = (tensor["bytes_before"].as_u64(), tensor["bytes"].as_u64());
+            assert_eq!(after < before, layout == "bitmask", "{tensor}");
+        }
+        let verified = bench.json(&["verify", "other.st", "a.st", "b.st", "--json"], 0);
+        assert_eq!(verified["verified"], true, "{layout}");
+        let inspected = bench.json(&["inspect", "other.st", "--json"], 0);
+        let stored = |tensor: &Value| tensor["stored_as"] == stored_as;
+        assert!(inspected["tensors"].as_array().unwrap().iter().any(stored));
+    }
+    let words = [
+        "export",
+        "soup.st",
+        "-o",
+        "ct.st",
+        "--layout",
+        "compressed-tensors",
+        "--json",
+    ];
+    let config = &bench.json(&words, 0)["sparsity_config"]["sparsity_config"];
+    assert_eq!(config["format"], "sparse-bitmask");
+    assert!(
+        !config["targets"].as_array().unwrap().is_empty(),
+        "{config}"
+    );
+}

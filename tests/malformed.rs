@@ -6,7 +6,14 @@ use std::collections::BTreeSet;
 use std::error::Error;
 use std::fs;
 use std::path::Path;
+use std::path::PathBuf;
 
+use sms_merge::checkpoint::Checkpoint;
+use sms_merge::checkpoint::CheckpointError;
+use sms_merge::checkpoint::CompactError;
+use sms_merge::checkpoint::ContentError;
+use sms_merge::checkpoint::OpenOptions;
+use sms_merge::checkpoint::map::SourceError;
 use sms_merge::format::safetensors::DEFAULT_HEADER_LIMIT;
 use sms_merge::format::safetensors::Header;
 use sms_merge::format::safetensors::HeaderError;
@@ -47,11 +54,21 @@ variants! { FOREIGN, foreign, Foreign:
     Empty LfsPointer Html Xml Zip Pickle Gguf Hdf5 Gzip Zstd Npy Json Tflite
 }
 
+variants! { COMPACT_ERRORS, compact_error, CompactError:
+    Record Version DeclaredTwice Shape Dtype Missing Part Twice
+}
+
+variants! { CONTENT_ERRORS, content_error, ContentError:
+    Count Padding RowOffset
+}
+
 /// What a file is refused as.
 enum Refusal {
     Header(HeaderError),
     Index(ShardIndexError),
     Foreign(Foreign),
+    Compact(CompactError),
+    Content(ContentError),
 }
 
 impl Refusal {
@@ -60,6 +77,8 @@ impl Refusal {
             Self::Header(error) => header_error(error),
             Self::Index(error) => index_error(error),
             Self::Foreign(kind) => foreign(kind),
+            Self::Compact(error) => compact_error(error),
+            Self::Content(error) => content_error(error),
         }
     }
 
@@ -68,6 +87,8 @@ impl Refusal {
             Self::Header(error) => whole_message(error),
             Self::Index(error) => whole_message(error),
             Self::Foreign(kind) => format!("{kind}; {}", kind.remedy()),
+            Self::Compact(error) => whole_message(error),
+            Self::Content(error) => whole_message(error),
         }
     }
 }
@@ -86,8 +107,35 @@ fn read_header(file: &[u8], limit: u64) -> Result<Header, HeaderError> {
     parse(json, data.len() as u64)
 }
 
+/// Why a checkpoint with compact tensors is not opened, or not read.
+fn compact_refusal(name: &str) -> Refusal {
+    let path = folder().join(name);
+    let path = if path.is_dir() {
+        path
+    } else {
+        path.with_extension("safetensors")
+    };
+    let checkpoint = match Checkpoint::open(&path, &OpenOptions::default()) {
+        Ok(checkpoint) => checkpoint,
+        Err(CheckpointError::Compact { source, .. }) => return Refusal::Compact(source),
+        Err(error) => panic!("{name}: {error:?}"),
+    };
+    let mut read = checkpoint.tensors().iter().map(|tensor| {
+        let mut scratch = Vec::new();
+        let bytes = checkpoint.read(tensor, 0, tensor.shape.numel(), &mut scratch);
+        bytes.map(<[u8]>::len)
+    });
+    match read.find_map(Result::err).expect(name) {
+        SourceError::Content { source, .. } => Refusal::Content(source),
+        error => panic!("{name}: {error:?}"),
+    }
+}
+
 /// Reads a file of the folder as its name says.
 fn refusal(name: &str, file: &[u8]) -> Refusal {
+    if name.starts_with("compact-") {
+        return compact_refusal(name);
+    }
     if name.starts_with("index-") {
         return Refusal::Index(shard_index::parse(file).expect_err(name));
     }
@@ -520,16 +568,117 @@ const CASES: &[Case] = &[
         Foreign(Foreign::Tflite),
         "a TensorFlow Lite model"
     ),
+    case!(
+        "compact-record",
+        Compact(CompactError::Record { .. }),
+        "`sms_bitmask` is not"
+    ),
+    case!(
+        "compact-record--twice",
+        Compact(CompactError::Record { .. }),
+        "named twice"
+    ),
+    case!(
+        "compact-version",
+        Compact(CompactError::Version { found: 2 }),
+        "version 2"
+    ),
+    case!(
+        "compact-shape",
+        Compact(CompactError::Shape { .. }),
+        "`fc.weight`"
+    ),
+    case!(
+        "compact-shape--negative",
+        Compact(CompactError::Shape { .. }),
+        "negative"
+    ),
+    case!(
+        "compact-dtype",
+        Compact(CompactError::Dtype { .. }),
+        "type `I32`"
+    ),
+    case!(
+        "compact-dtype--unknown",
+        Compact(CompactError::Dtype { .. }),
+        "type `f32`"
+    ),
+    case!(
+        "compact-missing",
+        Compact(CompactError::Missing { .. }),
+        "`fc.weight.bitmask`"
+    ),
+    case!(
+        "compact-part",
+        Compact(CompactError::Part { .. }),
+        "should be U8 of shape [2], and is U8 of shape [3]"
+    ),
+    case!(
+        "compact-part--values",
+        Compact(CompactError::Part { .. }),
+        "`fc.weight.values` should be F32 of shape [n], n up to 9"
+    ),
+    case!(
+        "compact-part--dims",
+        Compact(CompactError::Part { .. }),
+        "`fc.shape`"
+    ),
+    case!(
+        "compact-twice",
+        Compact(CompactError::Twice { .. }),
+        "compact and as it is"
+    ),
+    case!(
+        "compact-declared-twice",
+        Compact(CompactError::DeclaredTwice { .. }),
+        "in two shards"
+    ),
+    case!(
+        "compact-count",
+        Content(ContentError::Count {
+            expected: 2,
+            found: 3,
+            ..
+        }),
+        "retains 3 elements, and `fc.weight.values` holds 2 values"
+    ),
+    case!(
+        "compact-padding",
+        Content(ContentError::Padding { row: 0, .. }),
+        "row 0"
+    ),
+    case!(
+        "compact-padding--row",
+        Content(ContentError::Padding { row: 1, .. }),
+        "row 1"
+    ),
+    case!(
+        "compact-row-offset",
+        Content(ContentError::RowOffset {
+            row: 2,
+            expected: 2,
+            found: 1,
+            ..
+        }),
+        "row 2 of bitmask `fc.bitmask` begins at value 2"
+    ),
 ];
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/malformed")
+}
 
 /// The files of the folder by name without ending, but for the script.
 fn files() -> BTreeMap<String, Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/malformed");
     let mut files = BTreeMap::new();
-    for entry in fs::read_dir(folder).unwrap() {
+    for entry in fs::read_dir(folder()).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap();
         if name == "make.py" {
+            continue;
+        }
+        if path.is_dir() {
+            files.insert(name.to_owned(), Vec::new());
             continue;
         }
         let stem = name
@@ -571,6 +720,13 @@ fn every_file_has_a_case_and_every_variant_has_a_file() {
         .iter()
         .map(|(name, file)| refusal(name, file).variant())
         .collect();
-    let all = [HEADER_ERRORS, INDEX_ERRORS, FOREIGN].concat();
+    let all = [
+        HEADER_ERRORS,
+        INDEX_ERRORS,
+        FOREIGN,
+        COMPACT_ERRORS,
+        CONTENT_ERRORS,
+    ]
+    .concat();
     assert_eq!(found, all.into_iter().collect());
 }

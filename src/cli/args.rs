@@ -13,6 +13,8 @@ pub(crate) mod data;
 #[cfg(feature = "train")]
 #[path = "args/eval.rs"]
 pub(crate) mod eval;
+#[path = "args/export.rs"]
+pub(crate) mod export;
 #[path = "args/greedy.rs"]
 pub(crate) mod greedy;
 #[cfg(feature = "train")]
@@ -191,6 +193,7 @@ pub(crate) enum Command {
     Inspect(InspectArguments),
     Verify(VerifyArguments),
     Prune(Box<PruneArguments>),
+    Export(Box<export::ExportArguments>),
     Mask(MaskCommandArguments),
     Model(model::ModelArguments),
     #[cfg(feature = "train")]
@@ -588,11 +591,17 @@ pub(crate) enum FloatType {
 /// `--layout`.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub(crate) enum LayoutChoice {
-    /// As the first ingredient stores them
+    /// As the first input stores them
     #[default]
     Keep,
     /// As zeros of plain tensors
     Dense,
+    /// As bits, beside the retained values
+    Bitmask,
+    /// The same, in the sparse-bitmask format of compressed-tensors up to 0.14
+    CompressedTensors,
+    /// As X_mask beside X_orig, as torch.nn.utils.prune does
+    TorchPrune,
 }
 
 /// `--distances`.

@@ -7,6 +7,7 @@ use sms_merge::checkpoint::Checkpoint;
 use sms_merge::checkpoint::CheckpointError;
 use sms_merge::checkpoint::DtypeRule;
 use sms_merge::checkpoint::Ingredients;
+use sms_merge::checkpoint::MaskLayout;
 use sms_merge::checkpoint::OpenOptions;
 use sms_merge::checkpoint::map::Access;
 use sms_merge::connectivity::MismatchPolicy;
@@ -15,6 +16,7 @@ use sms_merge::connectivity::Rules;
 use sms_merge::merge::MergeOptions;
 use sms_merge::merge::default_threads;
 
+use crate::cli::args::LayoutChoice;
 use crate::cli::args::MaskArguments;
 use crate::cli::args::OnMaskMismatch;
 use crate::cli::args::ReadingArguments;
@@ -29,6 +31,17 @@ pub(crate) fn select(
     options.include = patterns("--include", &arguments.include)?;
     options.exclude = patterns("--exclude", &arguments.exclude)?;
     Ok(())
+}
+
+/// How masks are stored.
+pub(crate) fn layout(choice: LayoutChoice) -> MaskLayout {
+    match choice {
+        LayoutChoice::Keep => MaskLayout::Keep,
+        LayoutChoice::Dense => MaskLayout::Dense,
+        LayoutChoice::Bitmask => MaskLayout::Bitmask,
+        LayoutChoice::CompressedTensors => MaskLayout::CompressedTensors,
+        LayoutChoice::TorchPrune => MaskLayout::TorchPrune,
+    }
 }
 
 /// How masks are read and compared.

@@ -30,7 +30,7 @@ pub(crate) struct MaskObject {
     is_pruned: bool,
     numel: u64,
     retained: u64,
-    sparsity: f64,
+    pub(crate) sparsity: f64,
     pattern: Option<Pattern>,
     broken_pattern: Option<Pattern>,
     retained_by: Vec<u64>,
@@ -70,7 +70,7 @@ pub(crate) struct TotalObject {
     pub(crate) digest: Option<Digest>,
     numel: u64,
     retained: u64,
-    sparsity: f64,
+    pub(crate) sparsity: f64,
 }
 
 impl TotalObject {

@@ -14,7 +14,6 @@ use sms_merge::kernel::Weights;
 use sms_merge::merge::Destination;
 use sms_merge::merge::FileDigest;
 use sms_merge::merge::IntegerPolicy;
-use sms_merge::merge::MaskLayout;
 use sms_merge::merge::MergeError;
 use sms_merge::merge::MergeOptions;
 use sms_merge::merge::MergePlan;
@@ -25,7 +24,6 @@ use sms_merge::merge::sha256;
 use sms_merge::tensor::Dtype;
 
 use crate::cli::args::FloatType;
-use crate::cli::args::LayoutChoice;
 use crate::cli::args::Measure;
 use crate::cli::args::MergeArguments;
 use crate::cli::args::MethodChoice;
@@ -38,6 +36,7 @@ use crate::cli::ingredients::expand;
 use crate::cli::ingredients::refuse_idle_metric;
 use crate::cli::ingredients::repeated;
 use crate::cli::inputs::join;
+use crate::cli::inputs::layout;
 use crate::cli::inputs::rules;
 use crate::cli::inputs::select;
 use crate::cli::inputs::threads;
@@ -102,7 +101,7 @@ pub(crate) fn run(arguments: &MergeArguments, interrupted: &AtomicBool) -> anyho
         false => Vec::new(),
     };
     let progress = Progress::new(
-        planned.bytes_to_read * plan::passes(&options),
+        planned.bytes_to_read * plan::passes(&planned, &ingredients, &options),
         &arguments.report,
     );
     let observer = Observer {
@@ -208,10 +207,7 @@ fn options(arguments: &MergeArguments, n_ingredients: usize) -> anyhow::Result<M
         OnIntegerMismatch::Max => IntegerPolicy::Max,
     };
     options.allow_non_finite = arguments.allow_non_finite;
-    options.layout = match arguments.layout {
-        LayoutChoice::Keep => MaskLayout::Keep,
-        LayoutChoice::Dense => MaskLayout::Dense,
-    };
+    options.layout = layout(arguments.layout);
     options.shard_bytes = arguments.shard_size;
     options.distances = match arguments.distances {
         Measure::Auto => options.distances,

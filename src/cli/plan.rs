@@ -57,13 +57,11 @@ struct PlannedObject {
 }
 
 /// Passes over the bytes of the ingredients: a policy other than refusing must know
-/// all masks before it can make one of them.
-pub(crate) fn passes(options: &MergeOptions) -> u64 {
-    if options.rules.policy == MismatchPolicy::Error {
-        1
-    } else {
-        2
-    }
+/// all masks before it can make one of them, and a compact soup of ingredients that are
+/// not has its layout once they have been counted.
+pub(crate) fn passes(plan: &MergePlan, ingredients: &Ingredients, options: &MergeOptions) -> u64 {
+    let resolves = options.rules.policy != MismatchPolicy::Error;
+    1 + u64::from(resolves) + u64::from(plan.counts_masks(ingredients, options))
 }
 
 /// The word for how a tensor comes about.
@@ -97,7 +95,7 @@ pub(crate) fn show(
     let is_greedy = greedy::is_asked_for(arguments);
     let (n_reads, n_writes) = match is_greedy {
         true => greedy::most_passes(ingredients.count()),
-        false => (passes(options) as f64, 1),
+        false => (passes(plan, ingredients, options) as f64, 1),
     };
     let read = (plan.bytes_to_read as f64 * n_reads) as u64;
     let write = plan.bytes_to_write * n_writes;
@@ -139,7 +137,7 @@ pub(crate) fn show(
         text::print(&text::json(&object)?)?;
         return Ok(());
     }
-    text::print(&object.text(passes(options)))?;
+    text::print(&object.text(passes(plan, ingredients, options)))?;
     Ok(())
 }
 

@@ -80,10 +80,7 @@ pub(crate) fn run(arguments: &PruneArguments, interrupted: &AtomicBool) -> anyho
     let outputs = Outputs {
         checkpoint: checkpoint.as_ref(),
         mask: mask.as_ref(),
-        layout: match arguments.layout {
-            LayoutChoice::Keep => MaskLayout::Keep,
-            LayoutChoice::Dense => MaskLayout::Dense,
-        },
+        layout: layout(arguments)?,
         shard_bytes: arguments.shard_size,
     };
     let pruned = select(&subject, &target, effort)
@@ -99,6 +96,25 @@ pub(crate) fn run(arguments: &PruneArguments, interrupted: &AtomicBool) -> anyho
     };
     outcome.show()?;
     Ok(Exit::Done)
+}
+
+/// How masks are stored. A pruned checkpoint is written tile by tile as it is pruned,
+/// and made compact by an export.
+fn layout(arguments: &PruneArguments) -> Result<MaskLayout, UsageError> {
+    match arguments.layout {
+        LayoutChoice::Keep => Ok(MaskLayout::Keep),
+        LayoutChoice::Dense => Ok(MaskLayout::Dense),
+        LayoutChoice::Bitmask | LayoutChoice::CompressedTensors | LayoutChoice::TorchPrune => {
+            Err(UsageError {
+                message: "a pruned checkpoint is written dense, or as its input is".to_owned(),
+                next: Some(
+                    "sms-merge prune with --mask-out, then sms-merge export with --mask and \
+                     --layout"
+                        .to_owned(),
+                ),
+            })
+        }
+    }
 }
 
 /// About how often all bytes are read, for the progress bar.

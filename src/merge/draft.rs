@@ -9,6 +9,7 @@ use crate::checkpoint::Ingredients;
 use crate::checkpoint::checkpoint_digest;
 use crate::connectivity::Connectivity;
 use crate::connectivity::Expectation;
+use crate::format::compact::BITMASK_KEY;
 use crate::format::safetensors::LayoutError;
 use crate::merge::certificate::Certificate;
 use crate::merge::certificate::IngredientRecord;
@@ -31,8 +32,17 @@ pub(super) struct Draft<'a> {
     options: &'a MergeOptions,
     plan: &'a MergePlan,
     metadata: BTreeMap<String, String>,
-    /// Records of the ingredients, their digests still open.
-    records: Vec<IngredientRecord>,
+    claim: Claim,
+}
+
+/// What the certificate says of how the checkpoint came about.
+pub(super) enum Claim {
+    /// It is a soup of the ingredients, whose records have open digests.
+    Soup(Vec<IngredientRecord>),
+    /// It is a copy of a soup that has this certificate.
+    Copy(Box<Certificate>),
+    /// It has no certificate.
+    Nothing,
 }
 
 impl<'a> Draft<'a> {
@@ -51,12 +61,22 @@ impl<'a> Draft<'a> {
             .zip(files)
             .map(record)
             .collect();
+        Self::claiming(ingredients, options, plan, metadata, Claim::Soup(records))
+    }
+
+    pub(super) fn claiming(
+        ingredients: &'a Ingredients,
+        options: &'a MergeOptions,
+        plan: &'a MergePlan,
+        metadata: BTreeMap<String, String>,
+        claim: Claim,
+    ) -> Self {
         Self {
             ingredients,
             options,
             plan,
             metadata,
-            records,
+            claim,
         }
     }
 
@@ -69,15 +89,13 @@ impl<'a> Draft<'a> {
             .iter()
             .map(|parameter| parameter.shape.numel())
             .sum();
-        let bare = Certificate::new(
-            SoupRecord::new(self.options, open_digest(), self.records.clone()),
-            self.recorded_options(self.ingredients.mask_file().map(|_| open_digest())),
+        let bare = self.certified(
+            (open_digest(), Vec::new()),
+            self.ingredients.mask_file().map(|_| open_digest()),
             open_digest(),
             (numel, numel),
             BTreeMap::new(),
         );
-        let mut metadata = self.metadata.clone();
-        metadata.insert(CERTIFICATE_KEY.to_owned(), bare.to_json(|_| true));
         let mut records = vec![0; self.plan.layouts.len()];
         for planned in &self.plan.tensors {
             let numel = self.ingredients.parameters()[planned.parameter]
@@ -86,14 +104,15 @@ impl<'a> Draft<'a> {
             let may_have_mask = planned.expectation != Expectation::Dense;
             records[planned.slot.shard] +=
                 TensorRecord::longest(&planned.slot.name, numel, may_have_mask);
-            if let Some(slot) = &planned.mask_slot {
-                records[slot.shard] += TensorRecord::longest(&slot.name, numel, false);
+            if let Some((name, _, shard)) = planned.stored_mask() {
+                records[shard] += TensorRecord::longest(name, numel, false);
             }
         }
-        let layouts = self.plan.layouts.iter().zip(records);
+        let layouts = self.plan.layouts.iter().zip(records).enumerate();
         layouts
-            .map(|(layout, records)| {
-                let bytes = layout.header(&metadata)?.len() + records;
+            .map(|(shard, (layout, records))| {
+                let text = bare.as_ref().map(|bare| bare.to_json(|_| true));
+                let bytes = layout.header(&self.metadata_of(shard, text))?.len() + records;
                 Ok(bytes.next_multiple_of(ALIGNMENT) as u64)
             })
             .collect()
@@ -102,27 +121,83 @@ impl<'a> Draft<'a> {
     /// The headers, each padded to its reserved length.
     pub(super) fn headers(
         &self,
-        certificate: &Certificate,
+        certificate: Option<&Certificate>,
         reserved: &[u64],
     ) -> Result<Vec<Vec<u8>>, LayoutError> {
-        let layouts = self.plan.layouts.iter().zip(reserved);
+        let layouts = self.plan.layouts.iter().zip(reserved).enumerate();
         layouts
-            .map(|(layout, &reserved)| {
-                let text = if self.plan.layouts.len() == 1 {
-                    certificate.to_json(|_| true)
-                } else {
-                    let own: BTreeSet<&str> = layout
-                        .tensors()
-                        .iter()
-                        .map(|tensor| tensor.name.as_str())
-                        .collect();
+            .map(|(shard, (layout, &reserved))| {
+                let text = certificate.map(|certificate| {
+                    if self.plan.layouts.len() == 1 {
+                        return certificate.to_json(|_| true);
+                    }
+                    let own = self.names_in(shard);
                     certificate.to_json(|name| own.contains(name))
-                };
-                let mut metadata = self.metadata.clone();
-                metadata.insert(CERTIFICATE_KEY.to_owned(), text);
-                layout.header_padded(&metadata, reserved as usize)
+                });
+                layout.header_padded(&self.metadata_of(shard, text), reserved as usize)
             })
             .collect()
+    }
+
+    /// Names of the tensors that a shard's certificate lists.
+    fn names_in(&self, shard: usize) -> BTreeSet<&str> {
+        let planned = self.plan.tensors.iter();
+        let names = planned.flat_map(|planned| {
+            let values = (planned.slot.name.as_str(), planned.slot.shard);
+            let mask = planned.stored_mask().map(|(name, _, shard)| (name, shard));
+            std::iter::once(values).chain(mask)
+        });
+        names
+            .filter(|&(_, own)| own == shard)
+            .map(|(name, _)| name)
+            .collect()
+    }
+
+    /// The metadata of a shard.
+    fn metadata_of(&self, shard: usize, certificate: Option<String>) -> BTreeMap<String, String> {
+        let mut metadata = self.metadata.clone();
+        if let Some(text) = certificate {
+            metadata.insert(CERTIFICATE_KEY.to_owned(), text);
+        }
+        if let Some(text) = self.plan.bitmask_record(shard, self.ingredients) {
+            metadata.insert(BITMASK_KEY.to_owned(), text);
+        }
+        metadata
+    }
+
+    /// The certificate of these tensors, as the claim has it. `masks` and `ingredients`
+    /// are digests of what was merged.
+    fn certified(
+        &self,
+        (masks, ingredients): (Digest, Vec<Digest>),
+        mask_file: Option<Digest>,
+        content: Digest,
+        (prunable, retained): (u64, u64),
+        tensors: BTreeMap<String, TensorRecord>,
+    ) -> Option<Certificate> {
+        match &self.claim {
+            Claim::Nothing => None,
+            Claim::Copy(of) => {
+                let mut certificate = (**of).clone();
+                certificate.options.layout = self.options.layout;
+                (certificate.content, certificate.tensors) = (content, tensors);
+                (certificate.prunable, certificate.retained) = (prunable, retained);
+                Some(certificate)
+            }
+            Claim::Soup(records) => {
+                let mut records = records.clone();
+                for (record, digest) in records.iter_mut().zip(ingredients) {
+                    record.digest = digest;
+                }
+                Some(Certificate::new(
+                    SoupRecord::new(self.options, masks, records),
+                    self.recorded_options(mask_file),
+                    content,
+                    (prunable, retained),
+                    tensors,
+                ))
+            }
+        }
     }
 
     /// The certificate of what was found.
@@ -130,7 +205,7 @@ impl<'a> Draft<'a> {
         &self,
         outcome: &Outcome,
         connectivity: &Connectivity,
-    ) -> Certificate {
+    ) -> Option<Certificate> {
         let mut tensors = BTreeMap::new();
         let mut content = Vec::with_capacity(self.plan.tensors.len());
         for (planned, found) in self.plan.tensors.iter().zip(&outcome.tensors) {
@@ -144,17 +219,18 @@ impl<'a> Draft<'a> {
                     retained: mask.retained,
                     retained_zeros: found.counts.retained_zeros,
                 });
-            let flags = planned.mask_slot.as_ref().zip(found.mask_content);
+            let flags = planned.stored_mask().zip(found.mask_content);
             let values = (
-                &planned.slot,
+                planned.slot.name.as_str(),
+                planned.slot.dtype,
                 found.content.unwrap_or_else(open_digest),
                 mask,
             );
-            let flags = flags.map(|(slot, digest)| (slot, digest, None));
-            for (slot, digest, mask) in std::iter::once(values).chain(flags) {
-                content.push((slot.name.as_str(), slot.dtype, shape, digest));
+            let flags = flags.map(|((name, dtype, _), digest)| (name, dtype, digest, None));
+            for (name, dtype, digest, mask) in std::iter::once(values).chain(flags) {
+                content.push((name, dtype, shape, digest));
                 tensors.insert(
-                    slot.name.clone(),
+                    name.to_owned(),
                     TensorRecord {
                         content: digest,
                         mask,
@@ -162,13 +238,9 @@ impl<'a> Draft<'a> {
                 );
             }
         }
-        let mut records = self.records.clone();
-        for (record, &digest) in records.iter_mut().zip(&outcome.ingredients) {
-            record.digest = digest;
-        }
-        Certificate::new(
-            SoupRecord::new(self.options, connectivity.digest(), records),
-            self.recorded_options(outcome.mask_file),
+        self.certified(
+            (connectivity.digest(), outcome.ingredients.clone()),
+            outcome.mask_file,
             checkpoint_digest(content.into_iter()),
             connectivity.totals(),
             tensors,

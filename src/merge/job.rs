@@ -8,6 +8,7 @@ use crate::kernel::cpu::Cpu;
 use crate::merge::options::MergeOptions;
 use crate::merge::plan::MergePlan;
 use crate::merge::plan::PlannedTensor;
+use crate::merge::rows::Edges;
 use crate::merge::sink::Sink;
 use crate::tensor::Shape;
 
@@ -22,6 +23,8 @@ pub(super) struct Job<'a> {
     pub(super) votes: Vec<f64>,
     /// Set once a mismatch of masks is certain: what is left is only compared.
     pub(super) is_doomed: AtomicBool,
+    /// Bytes of bitmasks that two tiles share.
+    pub(super) edges: Edges,
 }
 
 impl<'a> Job<'a> {
@@ -48,6 +51,7 @@ impl<'a> Job<'a> {
             backend: Cpu::new(),
             sink,
             is_doomed: AtomicBool::new(false),
+            edges: Edges::default(),
         }
     }
 

@@ -25,6 +25,8 @@ use crate::tensor::DigestList;
 pub struct TensorOutcome {
     /// Its mask; `None` if it could have none.
     pub mask: Option<Arc<TensorMask>>,
+    /// Elements that the resolved mask retains in each tile.
+    pub(super) retained_by_tile: Vec<u64>,
     /// Digests of each ingredient's values.
     pub values: Box<[Digest]>,
     /// Digests of each ingredient's stored mask.
@@ -56,6 +58,7 @@ pub struct Outcome {
 struct OpenTensor {
     index: usize,
     tally: Option<MaskTally>,
+    retained_by_tile: Vec<u64>,
     mask: DigestList,
     values: Vec<DigestList>,
     stored_masks: Vec<Option<DigestList>>,
@@ -74,6 +77,7 @@ impl OpenTensor {
                 .tally
                 .as_ref()
                 .map(|tally| MaskTally::new(tally.n_participants())),
+            retained_by_tile: Vec::new(),
             mask: DigestList::default(),
             values: first.values.iter().map(|_| DigestList::default()).collect(),
             stored_masks: first
@@ -92,6 +96,7 @@ impl OpenTensor {
     fn enter(&mut self, tile: &TileOutcome) {
         if let (Some(sum), Some(tally)) = (&mut self.tally, &tile.tally) {
             sum.merge(tally);
+            self.retained_by_tile.push(tally.retained);
         }
         let push = |list: &mut Option<DigestList>, digest: Option<Digest>| match digest {
             Some(digest) => list.iter_mut().for_each(|list| list.push(digest)),
@@ -240,6 +245,7 @@ impl<'a> Ledger<'a> {
         let finish = |list: Option<DigestList>| list.map(|list| list.finish());
         TensorOutcome {
             mask: mask.map(Arc::new),
+            retained_by_tile: open.retained_by_tile,
             values: open.values.iter().map(DigestList::finish).collect(),
             stored_masks: open.stored_masks.into_iter().map(finish).collect(),
             given_mask: finish(open.given_mask),

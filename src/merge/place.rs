@@ -1,6 +1,7 @@
 //! Where the tensors of a soup lie: in which file, and where in it.
 
 use crate::checkpoint::Ingredients;
+use crate::format::compact::part_entries;
 use crate::format::safetensors::Entry;
 use crate::format::safetensors::Layout;
 use crate::format::safetensors::natural_cmp;
@@ -9,8 +10,10 @@ use crate::merge::MergeError;
 use crate::merge::options::MergeOptions;
 use crate::merge::plan::PlannedTensor;
 use crate::merge::plan::Slot;
+use crate::tensor::Shape;
 
-/// Gives every slot its place and returns the layout of each file.
+/// Gives every slot its place, puts the tensors into the order of their places and
+/// returns the layout of each file.
 pub(super) fn place(
     tensors: &mut [PlannedTensor],
     ingredients: &Ingredients,
@@ -20,18 +23,7 @@ pub(super) fn place(
         .iter_mut()
         .flat_map(|tensor| {
             let shape = &ingredients.parameters()[tensor.parameter].shape;
-            let slots = std::iter::once(&mut tensor.slot).chain(&mut tensor.mask_slot);
-            slots.map(|slot| {
-                let (name, dtype) = (slot.name.clone(), slot.dtype);
-                (
-                    Entry {
-                        name,
-                        dtype,
-                        shape: shape.clone(),
-                    },
-                    slot,
-                )
-            })
+            stored(tensor, shape)
         })
         .collect();
     slots.sort_by(|(a, _), (b, _)| natural_cmp(a, b));
@@ -49,5 +41,30 @@ pub(super) fn place(
     for (slot, (shard, offset)) in slots.into_iter().zip(places) {
         (slot.shard, slot.offset) = (shard, offset);
     }
+    tensors.sort_by_key(|tensor| (tensor.slot.shard, tensor.slot.offset, tensor.parameter));
     Ok(layouts)
+}
+
+/// The tensors that are stored of a parameter, with the slots that take their places.
+fn stored<'t>(tensor: &'t mut PlannedTensor, shape: &Shape) -> Vec<(Entry, &'t mut Slot)> {
+    let entry = |slot: &Slot| Entry {
+        name: slot.name.clone(),
+        dtype: slot.dtype,
+        shape: shape.clone(),
+    };
+    let whole = entry(&tensor.slot);
+    let Some(compact) = &mut tensor.compact else {
+        let flags = tensor.mask_slot.as_mut();
+        let flags = flags.map(|slot| (entry(slot), slot));
+        return std::iter::once((whole, &mut tensor.slot))
+            .chain(flags)
+            .collect();
+    };
+    // Until masks have been counted, as if all were retained.
+    let retained = compact.ranks.last().copied().unwrap_or(shape.numel());
+    let parts = part_entries(compact.kind, &whole, retained)
+        .expect("only tensors that the layout takes are stored so");
+    let slots = [&mut tensor.slot, &mut compact.bitmask].into_iter();
+    let others = compact.shape.iter_mut().chain(&mut compact.row_offsets);
+    parts.into_iter().zip(slots.chain(others)).collect()
 }

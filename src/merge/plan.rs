@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::checkpoint::Convention;
 use crate::checkpoint::Ingredients;
-use crate::checkpoint::MaskLayout;
 use crate::checkpoint::Parameter;
+use crate::checkpoint::StoredTensor;
 use crate::connectivity::Expectation;
 use crate::connectivity::NamePatterns;
 use crate::connectivity::Resolution;
@@ -15,6 +14,8 @@ use crate::merge::MergeError;
 use crate::merge::options::IntegerPolicy;
 use crate::merge::options::MergeOptions;
 use crate::merge::place::place;
+use crate::merge::storage::Compacted;
+use crate::merge::storage::slots;
 use crate::tensor::Arithmetic;
 use crate::tensor::Dtype;
 use crate::tensor::TILE_ELEMENTS;
@@ -64,8 +65,10 @@ pub struct PlannedTensor {
     pub resolution: Resolution,
     /// Where its values go.
     pub slot: Slot,
-    /// Where its mask goes, if it is stored.
+    /// Where its mask goes, if it is stored as a tensor of flags.
     pub mask_slot: Option<Slot>,
+    /// How it is stored, if only what is retained is.
+    pub compact: Option<Compacted>,
 }
 
 /// Where a tile lies in its tensor.
@@ -130,10 +133,12 @@ impl MergePlan {
             .map(|(index, parameter)| plan_tensor(ingredients, options, index, parameter))
             .collect();
         let layouts = place(&mut tensors, ingredients, options)?;
-        tensors.sort_by_key(|tensor| (tensor.slot.shard, tensor.slot.offset, tensor.parameter));
         let bytes_to_read = bytes_to_read(ingredients);
         let bytes_to_write = layouts.iter().map(Layout::data_bytes).sum();
-        let per_thread = memory_per_thread(ingredients);
+        let mut per_thread = memory_per_thread(ingredients);
+        if tensors.iter().any(|tensor| tensor.compact.is_some()) {
+            per_thread += 8 * TILE_ELEMENTS;
+        }
         let threads = options
             .threads
             .min((WORKER_MEMORY / per_thread) as usize)
@@ -238,32 +243,15 @@ fn plan_tensor(
         .dtype
         .filter(|_| is_averaged)
         .unwrap_or(stored.dtype);
-    let slot = |name: &str, dtype| Slot {
-        name: name.to_owned(),
-        dtype,
-        shard: 0,
-        offset: 0,
-    };
-    let keeps_mask =
-        options.layout == MaskLayout::Keep && parameter.sources[0].convention != Convention::Plain;
-    let mask_slot = ingredients
-        .stored_mask(parameter, 0)
-        .filter(|_| keeps_mask)
-        .map(|mask| slot(&mask.name, mask.dtype));
+    let (slot, mask_slot, compact) = slots(ingredients, options, parameter, expectation, dtype);
     PlannedTensor {
         parameter: index,
         action,
         expectation,
         resolution: Resolution::from(options.rules.policy),
-        slot: slot(
-            if keeps_mask {
-                &stored.name
-            } else {
-                &parameter.name
-            },
-            dtype,
-        ),
+        slot,
         mask_slot,
+        compact,
     }
 }
 
@@ -325,12 +313,13 @@ fn bytes_to_read(ingredients: &Ingredients) -> u64 {
     let of_parameter = |parameter: &Parameter| -> u64 {
         let stored = (0..ingredients.count()).map(|ingredient| {
             let mask = ingredients.stored_mask(parameter, ingredient);
-            ingredients.value(parameter, ingredient).bytes + mask.map_or(0, |mask| mask.bytes)
+            let value = ingredients.value(parameter, ingredient);
+            value.stored_bytes() + mask.map_or(0, StoredTensor::stored_bytes)
         });
         stored.sum::<u64>()
             + ingredients
                 .given_mask(parameter)
-                .map_or(0, |mask| mask.bytes)
+                .map_or(0, StoredTensor::stored_bytes)
     };
     ingredients.parameters().iter().map(of_parameter).sum()
 }
@@ -350,5 +339,16 @@ fn memory_per_thread(ingredients: &Ingredients) -> u64 {
     } else {
         0
     };
-    participants * (TILE_ELEMENTS / 8 + 8 * PIECE as u64 + read_buffers) + 3 * 8 * TILE_ELEMENTS
+    let is_compact = |checkpoint: &crate::checkpoint::Checkpoint| {
+        let mut tensors = checkpoint.tensors().iter();
+        tensors.any(|tensor| tensor.compact().is_some())
+    };
+    // Expanded values, and mask words once more.
+    let expanded = if ingredients.checkpoints().iter().any(is_compact) {
+        8 * TILE_ELEMENTS + TILE_ELEMENTS / 8
+    } else {
+        0
+    };
+    participants * (TILE_ELEMENTS / 8 + 8 * PIECE as u64 + read_buffers + expanded)
+        + 3 * 8 * TILE_ELEMENTS
 }

@@ -102,7 +102,8 @@ pub fn scan(
     })
 }
 
-/// A plan in which masks that differ are resolved as the policy says.
+/// A plan in which masks that differ are resolved as the policy says, and in which all
+/// has a place.
 ///
 /// Which differences are accidental zeros is known only once all of a tensor has
 /// been read, so a policy other than refusing takes one pass more.
@@ -118,7 +119,7 @@ pub(super) fn resolve_plan(
             prove(&outcome, ingredients, options).map_err(MergeError::Connectivity)?;
         plan.resolve(&connectivity.resolutions(), ingredients);
     }
-    Ok(plan)
+    plan.settled(ingredients, options, observer)
 }
 
 /// Merges the ingredients into `destination`, as their `plan` with these `options` says.
@@ -156,9 +157,12 @@ pub fn merge(
         let connectivity =
             prove(&outcome, ingredients, options).map_err(MergeError::Connectivity)?;
         refuse_changed(ingredients, options, &outcome)?;
-        let certificate = draft.certificate(&outcome, &connectivity);
+        require_content(&plan, &outcome)?;
+        let certificate = draft
+            .certificate(&outcome, &connectivity)
+            .expect("a soup has a certificate");
         for (shard, bytes) in draft
-            .headers(&certificate, &headers)?
+            .headers(Some(&certificate), &headers)?
             .into_iter()
             .enumerate()
         {
@@ -222,7 +226,20 @@ pub(super) fn recertify(
     (outcome, proof): (&Outcome, &Connectivity),
 ) -> Certificate {
     let draft = Draft::new(ingredients, options, plan, BTreeMap::new(), Vec::new());
-    draft.certificate(outcome, proof)
+    draft
+        .certificate(outcome, proof)
+        .expect("a soup has a certificate")
+}
+
+/// Refuses a pass in which a mask was another than when it was counted.
+pub(super) fn require_content(plan: &MergePlan, outcome: &Outcome) -> Result<(), MergeError> {
+    let mut tensors = plan.tensors.iter().zip(&outcome.tensors);
+    match tensors.find(|(_, found)| found.content.is_none()) {
+        None => Ok(()),
+        Some((planned, _)) => Err(MergeError::MaskChanged {
+            tensor: planned.slot.name.clone(),
+        }),
+    }
 }
 
 /// Metadata in which all ingredients agree, and the keys in which they do not.

@@ -8,8 +8,10 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::StagedOutput;
 use crate::kernel::first_difference;
 use crate::merge::MergeError;
+use crate::merge::plan::PlannedTensor;
 use crate::merge::plan::Slot;
 use crate::merge::plan::TileRange;
+use crate::merge::storage::Compacted;
 
 /// Most bytes of output that are gathered for one write.
 const WRITE_BYTES: usize = 1 << 20;
@@ -99,14 +101,67 @@ impl Comparison<'_> {
             scratch,
         )?;
         if let Some(element) = first_difference(expected, found, slot.dtype.bits()) {
-            let place = (slot.shard, slot.offset + range.begin);
-            let mut first = lock(&self.first);
-            if first.as_ref().is_none_or(|(earlier, ..)| place < *earlier) {
-                *first = Some((place, slot.name.clone(), range.begin + element));
-            }
+            self.note(slot, slot.offset + range.begin, range.begin + element);
         }
         Ok(())
     }
+
+    /// Compares what is retained of a tile: mask words and values.
+    pub(super) fn compare_compact(
+        &self,
+        planned: &PlannedTensor,
+        compact: &Compacted,
+        range: TileRange,
+        (resolved, expected): (&[u64], &[u8]),
+        scratch: &mut Vec<u8>,
+    ) -> Result<(), MergeError> {
+        let slot = &planned.slot;
+        let Some(index) = self.soup.find(&slot.name) else {
+            return Ok(());
+        };
+        let tensor = &self.soup.tensors()[index];
+        let mut words = Vec::new();
+        let (begin, count) = (range.begin, range.count);
+        let found = self
+            .soup
+            .read_retained(tensor, begin, count, &mut words, scratch)?;
+        let Some(found) = found else {
+            // Its bitmask is a plain tensor, which is no mask.
+            self.note(&compact.bitmask, slot.offset + begin, begin);
+            return Ok(());
+        };
+        if let Some(word) = (0..resolved.len()).find(|&word| resolved[word] != words[word]) {
+            let bits = resolved[word] ^ words[word];
+            let element = begin + word as u64 * 64 + u64::from(bits.trailing_zeros());
+            self.note(&compact.bitmask, slot.offset + begin, element);
+        } else if let Some(rank) = first_difference(expected, found, slot.dtype.bits()) {
+            let element = begin + nth_set_bit(resolved, rank);
+            self.note(slot, slot.offset + begin, element);
+        }
+        Ok(())
+    }
+
+    /// Keeps a difference if it is the first in the plan's order.
+    fn note(&self, slot: &Slot, offset: u64, element: u64) {
+        let place = (slot.shard, offset);
+        let mut first = lock(&self.first);
+        if first.as_ref().is_none_or(|(earlier, ..)| place < *earlier) {
+            *first = Some((place, slot.name.clone(), element));
+        }
+    }
+}
+
+/// Index of the set bit that has `rank` set bits before it.
+fn nth_set_bit(words: &[u64], mut rank: u64) -> u64 {
+    for (index, &word) in words.iter().enumerate() {
+        let ones = u64::from(word.count_ones());
+        if rank < ones {
+            let rest = (0..rank).fold(word, |rest, _| rest & (rest - 1));
+            return index as u64 * 64 + u64::from(rest.trailing_zeros());
+        }
+        rank -= ones;
+    }
+    words.len() as u64 * 64
 }
 
 /// The value behind a mutex, also where a worker panicked: its panic is resumed when

@@ -2,6 +2,7 @@
 
 mod combine;
 mod masks;
+mod retained;
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::Parameter;
@@ -21,8 +22,10 @@ use crate::merge::job::Job;
 use crate::merge::plan::Action;
 use crate::merge::plan::PlannedTensor;
 use crate::merge::plan::TileRange;
+use crate::merge::tile::retained::Room;
 use crate::tensor::Digest;
 use crate::tensor::TILE_ELEMENTS;
+use crate::tensor::bits::count_ones;
 
 /// What was found in a tile.
 #[derive(Debug)]
@@ -47,11 +50,17 @@ pub(super) struct Scratch {
     values: Vec<Vec<u8>>,
     masks: Vec<Vec<u8>>,
     given: Vec<u8>,
+    /// Mask words of each ingredient that stores the tile compact.
+    compact: Vec<Vec<u64>>,
+    /// Values of those, spread out where that is needed.
+    spread: Vec<Vec<u8>>,
+    /// Retained elements, or a tile of them spread out: what the output does not take.
+    other: Vec<u8>,
     /// Mask words of all participants over the tile, one after the other.
     words: Vec<u64>,
     /// Mask words of all participants over a piece, one after the other.
     piece_words: Vec<u64>,
-    resolved: Vec<u64>,
+    pub(super) resolved: Vec<u64>,
 }
 
 impl Scratch {
@@ -61,6 +70,9 @@ impl Scratch {
             values: vec![Vec::new(); n_ingredients],
             masks: vec![Vec::new(); n_ingredients],
             given: Vec::new(),
+            compact: vec![Vec::new(); n_ingredients],
+            spread: vec![Vec::new(); n_ingredients],
+            other: Vec::new(),
             words: Vec::new(),
             piece_words: Vec::new(),
             resolved: vec![0; (TILE_ELEMENTS / 64) as usize],
@@ -70,8 +82,12 @@ impl Scratch {
 
 /// The bytes of a tile in every file that has it.
 struct TileBytes<'a> {
+    /// Elements, of a compact ingredient the retained ones.
     values: Vec<&'a [u8]>,
+    /// Flags of a stored mask.
     masks: Vec<Option<&'a [u8]>>,
+    /// Mask words of a compact ingredient.
+    compact: Vec<Option<&'a [u64]>>,
     given: Option<&'a [u8]>,
 }
 
@@ -83,17 +99,26 @@ impl Job<'_> {
         values: &'s mut [Vec<u8>],
         masks: &'s mut [Vec<u8>],
         given: &'s mut Vec<u8>,
+        compact: &'s mut [Vec<u64>],
     ) -> Result<TileBytes<'s>, MergeError> {
         let read = |checkpoint: &'s Checkpoint, tensor: &StoredTensor, scratch: &'s mut Vec<u8>| {
             checkpoint.read(tensor, range.begin, range.count, scratch)
         };
         let checkpoints = self.ingredients.checkpoints();
+        let is_compact = |i| self.ingredients.value(parameter, i).compact().is_some();
         let values = checkpoints
             .iter()
             .zip(values)
+            .zip(&mut *compact)
             .enumerate()
-            .map(|(i, (checkpoint, scratch))| {
-                read(checkpoint, self.ingredients.value(parameter, i), scratch)
+            .map(|(i, ((checkpoint, scratch), words))| {
+                let value = self.ingredients.value(parameter, i);
+                if !is_compact(i) {
+                    return read(checkpoint, value, scratch);
+                }
+                let (begin, count) = (range.begin, range.count);
+                let retained = checkpoint.read_retained(value, begin, count, words, scratch)?;
+                Ok(retained.unwrap_or_default())
             })
             .collect::<Result<_, _>>()?;
         let masks = checkpoints
@@ -103,10 +128,13 @@ impl Job<'_> {
             .map(|(i, (checkpoint, scratch))| {
                 self.ingredients
                     .stored_mask(parameter, i)
+                    .filter(|_| !is_compact(i))
                     .map(|mask| read(checkpoint, mask, scratch))
                     .transpose()
             })
             .collect::<Result<_, _>>()?;
+        let compact = compact.iter().enumerate();
+        let compact = compact.map(|(i, words)| is_compact(i).then_some(words.as_slice()));
         let given = match (
             self.ingredients.mask_file(),
             self.ingredients.given_mask(parameter),
@@ -117,12 +145,14 @@ impl Job<'_> {
         Ok(TileBytes {
             values,
             masks,
+            compact: compact.collect(),
             given,
         })
     }
 
-    /// Works through one tile. `out` and `mask_out` take the tile of the soup and of
-    /// its stored mask; both are left alone where nothing is to be written.
+    /// Works through one tile. `out` and `mask_out` take the tile of the soup, or what is
+    /// retained of it, and that of its stored mask; both are left alone where nothing is
+    /// to be written.
     pub(super) fn process_tile(
         &self,
         planned: &PlannedTensor,
@@ -137,11 +167,14 @@ impl Job<'_> {
             values,
             masks,
             given,
+            compact,
+            spread,
+            other,
             words,
             piece_words,
             resolved,
         } = scratch;
-        let bytes = self.read_tile(parameter, range, values, masks, given)?;
+        let bytes = self.read_tile(parameter, range, values, masks, given, compact)?;
         let mut outcome = TileOutcome {
             tally: None,
             mask: None,
@@ -149,7 +182,11 @@ impl Job<'_> {
             stored_masks: bytes
                 .masks
                 .iter()
-                .map(|bytes| bytes.map(Digest::of))
+                .zip(&bytes.compact)
+                .map(|(flags, words)| match words {
+                    Some(words) => Some(mask_digest(words, range.count as usize)),
+                    None => flags.map(Digest::of),
+                })
                 .collect(),
             given_mask: bytes.given.map(Digest::of),
             content: None,
@@ -174,10 +211,27 @@ impl Job<'_> {
         if !self.writes() {
             return Ok(outcome);
         }
+        let resolved = &resolved[..n_words];
+        let width = (planned.slot.dtype.bits() / 8) as usize;
+        if planned.compact.is_some() && count_ones(resolved) as usize * width != out.len() {
+            // The masks differ, or have changed since they were counted: there is no
+            // place for this tile, and no content in the end.
+            return Ok(outcome);
+        }
         match planned.action {
+            Action::Average | Action::First if is_masked => {
+                let room = Room {
+                    workspace,
+                    words,
+                    spread,
+                    other,
+                    out,
+                };
+                let is_peace = outcome.tally.as_ref().is_some_and(|t| t.disagreements == 0);
+                (outcome.counts, outcome.gram) = tile.retained(room, resolved, is_peace)?;
+            }
             Action::Average => {
-                let mask = is_masked.then_some(&resolved[..n_words]);
-                (outcome.counts, outcome.gram) = tile.average(workspace, out, mask)?;
+                (outcome.counts, outcome.gram) = tile.average(workspace, out, None)?;
             }
             Action::PooledVariance { mean } => tile.pool_variances(mean, out)?,
             Action::Maximum => maximum(out, planned.slot.dtype, &bytes.values)?,
@@ -189,8 +243,14 @@ impl Job<'_> {
         }
         outcome.content = Some(Digest::of(out));
         if let Some(slot) = &planned.mask_slot {
-            write_flags(mask_out, slot.dtype, &resolved[..n_words]);
+            write_flags(mask_out, slot.dtype, resolved);
             outcome.mask_content = Some(Digest::of(mask_out));
+        }
+        if planned.compact.is_some() {
+            for (bytes, word) in mask_out.chunks_mut(8).zip(resolved) {
+                bytes.copy_from_slice(&word.to_le_bytes()[..bytes.len()]);
+            }
+            outcome.mask_content = outcome.mask;
         }
         Ok(outcome)
     }

@@ -9,7 +9,6 @@ use crate::checkpoint::DtypeRule;
 use crate::checkpoint::Ingredients;
 use crate::checkpoint::Observer;
 use crate::connectivity::whole_mask_digest;
-use crate::format::safetensors::TensorInfo;
 use crate::kernel::Normalization;
 use crate::kernel::Weights;
 use crate::merge::MergeError;
@@ -26,6 +25,8 @@ use crate::merge::run::resolve_plan;
 use crate::merge::selected::pick_kept;
 use crate::merge::sink::Comparison;
 use crate::merge::sink::Sink;
+use crate::tensor::Dtype;
+use crate::tensor::Shape;
 
 /// What the certificate of a greedy soup says of how it came about.
 const SELECTION: &str = "the selection of the ingredients";
@@ -98,11 +99,15 @@ pub fn recompute(
         Err(MergeError::UnusedPattern { .. }) => return unfit("a pattern"),
         plan => plan?,
     };
-    let expected: BTreeMap<&str, &TensorInfo> = plan
-        .layouts
-        .iter()
-        .flat_map(|layout| layout.tensors())
-        .map(|tensor| (tensor.name.as_str(), tensor))
+    let planned = plan.tensors.iter();
+    let expected: BTreeMap<&str, (Dtype, &Shape)> = planned
+        .flat_map(|planned| {
+            let shape = &ingredients.parameters()[planned.parameter].shape;
+            let mask = planned.stored_mask().map(|(name, dtype, _)| (name, dtype));
+            std::iter::once((planned.slot.name.as_str(), planned.slot.dtype))
+                .chain(mask)
+                .map(move |(name, dtype)| (name, (dtype, shape)))
+        })
         .collect();
     let mut differences = layout_differences(soup, &expected);
     if !differences.is_empty() {
@@ -127,7 +132,7 @@ pub fn recompute(
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner)
     {
-        let shape = expected[tensor.as_str()].shape.clone();
+        let shape = expected[tensor.as_str()].1.clone();
         differences.push(Difference::Element {
             tensor,
             shape,
@@ -249,17 +254,17 @@ fn in_recorded_order<'a>(
 
 fn layout_differences(
     soup: &Checkpoint,
-    expected: &BTreeMap<&str, &TensorInfo>,
+    expected: &BTreeMap<&str, (Dtype, &Shape)>,
 ) -> Vec<Difference> {
-    let has = |tensor: &&&TensorInfo| {
-        let found = soup.find(&tensor.name).map(|index| &soup.tensors()[index]);
-        !found.is_some_and(|found| found.dtype == tensor.dtype && found.shape == tensor.shape)
+    let lacks = |(name, (dtype, shape)): &(&&str, &(Dtype, &Shape))| {
+        let found = soup.find(name).map(|index| &soup.tensors()[index]);
+        !found.is_some_and(|found| found.dtype == *dtype && found.shape == **shape)
     };
     let missing = expected
-        .values()
-        .filter(has)
-        .map(|tensor| Difference::Missing {
-            tensor: tensor.name.clone(),
+        .iter()
+        .filter(lacks)
+        .map(|(name, _)| Difference::Missing {
+            tensor: (*name).to_owned(),
         });
     let extra = soup
         .tensors()

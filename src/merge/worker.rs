@@ -1,6 +1,7 @@
 //! One thread of a pass: works through runs of tiles, and lets go of what it has read.
 
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::Extent;
 use crate::checkpoint::Observer;
 use crate::checkpoint::StoredTensor;
 use crate::checkpoint::map::SourceError;
@@ -93,21 +94,50 @@ impl<'a> Worker<'a> {
                 (range.count * bits / 8) as usize,
             )
         };
-        let (offset, len) = place(&planned.slot);
+        let shape = job.shape(planned);
+        let compact = planned.compact.as_ref();
+        let (offset, len) = match compact {
+            Some(compact) => compact.values_place(&planned.slot, shape, range),
+            None => place(&planned.slot),
+        };
         let out = self.values.reserve(&planned.slot, offset, len, &job.sink)?;
-        let mask_out = match &planned.mask_slot {
-            Some(slot) => {
+        let mask_out = match (&planned.mask_slot, compact) {
+            (Some(slot), _) => {
                 let (offset, len) = place(slot);
                 self.masks.reserve(slot, offset, len, &job.sink)?
             }
-            None => &mut [],
+            (None, Some(compact)) if compact.has_flat_bitmask(shape) => {
+                let slot = &compact.bitmask;
+                let offset = slot.offset + range.begin / 8;
+                let len = range.count.div_ceil(8) as usize;
+                self.masks.reserve(slot, offset, len, &job.sink)?
+            }
+            _ => &mut [],
         };
         let outcome = job.process_tile(planned, range, &mut self.scratch, out, mask_out)?;
-        if let Sink::Compare(comparison) = &job.sink {
-            comparison.compare(&planned.slot, range, out, &mut self.compared)?;
-            if let Some(slot) = &planned.mask_slot {
-                comparison.compare(slot, range, mask_out, &mut self.compared)?;
+        match (&job.sink, compact) {
+            (Sink::Compare(comparison), Some(compact)) => {
+                let resolved = &self.scratch.resolved[..range.count.div_ceil(64) as usize];
+                let expected = (resolved, &*out);
+                comparison.compare_compact(
+                    planned,
+                    compact,
+                    range,
+                    expected,
+                    &mut self.compared,
+                )?;
             }
+            (Sink::Compare(comparison), None) => {
+                comparison.compare(&planned.slot, range, out, &mut self.compared)?;
+                if let Some(slot) = &planned.mask_slot {
+                    comparison.compare(slot, range, mask_out, &mut self.compared)?;
+                }
+            }
+            (Sink::Write(output), Some(compact)) if outcome.content.is_some() => {
+                let resolved = &self.scratch.resolved[..range.count.div_ceil(64) as usize];
+                compact.write_rows(output, &job.edges, shape, range, resolved)?;
+            }
+            _ => {}
         }
         Ok(outcome)
     }
@@ -138,17 +168,18 @@ impl<'a> Worker<'a> {
         tensor: &StoredTensor,
         range: TileRange,
     ) {
-        let bits = tensor.dtype.bits();
-        let begin = tensor.offset + range.begin * bits / 8;
-        let end = begin + range.count * bits / 8;
+        let Some(extent) = checkpoint.extent(tensor, range.begin, range.count) else {
+            return;
+        };
+        let Extent { shard, begin, end } = extent;
         let latest = self.used.get_mut(self.latest[reader]);
-        match latest.filter(|used| used.shard == tensor.shard && used.end == begin) {
+        match latest.filter(|used| used.shard == shard && used.end == begin) {
             Some(used) => used.end = end,
             None => {
                 self.latest[reader] = self.used.len();
                 self.used.push(Used {
                     checkpoint,
-                    shard: tensor.shard,
+                    shard,
                     begin,
                     end,
                 });

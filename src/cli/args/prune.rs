@@ -142,7 +142,7 @@ pub(crate) struct PruneArguments {
     #[arg(help_heading = "Masks")]
     pub(crate) mask_out: Option<PathBuf>,
 
-    /// How the output stores masks
+    /// How the output stores masks: `keep` or `dense`; `sms-merge export` writes the others
     #[arg(long, value_enum, default_value_t, help_heading = "Masks")]
     pub(crate) layout: LayoutChoice,
 

@@ -23,10 +23,15 @@ impl Tile<'_> {
         let has_given = self.job.ingredients.mask_file().is_some();
         // A mask read from zeros within a given one is as good as given.
         let given = std::iter::repeat_n(self.bytes.given.is_some(), usize::from(has_given));
-        let stored = self.bytes.masks.iter();
-        let is_explicit: Vec<bool> = given
-            .chain(stored.map(|mask| mask.is_some() || self.bytes.given.is_some()))
-            .collect();
+        let stored = self
+            .bytes
+            .masks
+            .iter()
+            .zip(&self.bytes.compact)
+            .map(|(mask, compact)| {
+                mask.is_some() || compact.is_some() || self.bytes.given.is_some()
+            });
+        let is_explicit: Vec<bool> = given.chain(stored).collect();
         let mut tally = MaskTally::new(n_participants);
         words.clear();
         words.resize(n_participants * resolved.len(), 0);
@@ -46,6 +51,10 @@ impl Tile<'_> {
                 self.job.backend.nonzero(given_words, mask.dtype, piece)?;
             }
             for (ingredient, own) in ingredient_words.chunks_mut(n_words).enumerate() {
+                if let Some(compact) = self.bytes.compact[ingredient] {
+                    own.copy_from_slice(&compact[begin / 64..][..n_words]);
+                    continue;
+                }
                 match (
                     self.bytes.masks[ingredient],
                     self.job.ingredients.stored_mask(self.parameter, ingredient),
