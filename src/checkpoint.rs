@@ -8,6 +8,7 @@ mod directory;
 mod error;
 mod ingredients;
 pub mod map;
+mod names;
 mod observer;
 mod open;
 mod output;
@@ -27,6 +28,7 @@ use crate::checkpoint::map::ByteSource;
 use crate::checkpoint::map::FileIdentity;
 use crate::checkpoint::map::SourceError;
 use crate::format::safetensors::DEFAULT_HEADER_LIMIT;
+use crate::format::torch::LeftOut;
 use crate::tensor::Dtype;
 use crate::tensor::Shape;
 
@@ -39,6 +41,7 @@ pub use convention::Source;
 pub use derived::Compact;
 pub use derived::Content;
 pub use derived::Extent;
+pub use derived::Strided;
 pub use error::CheckpointError;
 pub use error::CompactError;
 pub use error::ContentError;
@@ -47,6 +50,7 @@ pub use ingredients::DtypeRule;
 pub use ingredients::Ingredients;
 pub use ingredients::IngredientsError;
 pub use ingredients::Parameter;
+pub use names::Note;
 pub use observer::Observer;
 pub use output::Destination;
 pub use output::OutputError;
@@ -62,12 +66,17 @@ pub const INDEX_NAME: &str = "model.safetensors.index.json";
 pub const SINGLE_NAME: &str = "model.safetensors";
 
 /// How checkpoints are opened.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct OpenOptions {
     /// How bytes are reached.
     pub access: Access,
-    /// Largest header in bytes that is parsed.
+    /// Largest header in bytes that is parsed, or pickle of a checkpoint of torch.
     pub header_limit: u64,
+    /// Key of the state dict in a checkpoint of torch; parts between dots lead from dict
+    /// to dict.
+    pub key: Option<String>,
+    /// What is taken off the beginning of tensor names. Names without it stay.
+    pub strip_prefix: Option<String>,
 }
 
 impl Default for OpenOptions {
@@ -75,6 +84,8 @@ impl Default for OpenOptions {
         Self {
             access: Access::Mapped,
             header_limit: DEFAULT_HEADER_LIMIT,
+            key: None,
+            strip_prefix: None,
         }
     }
 }
@@ -83,7 +94,15 @@ impl Default for OpenOptions {
 #[derive(Debug)]
 pub struct Shard {
     source: ByteSource,
+    format: FileFormat,
     metadata: BTreeMap<String, String>,
+}
+
+/// What a file is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FileFormat {
+    Safetensors,
+    Torch,
 }
 
 impl Shard {
@@ -134,14 +153,17 @@ pub struct Checkpoint {
     tensors: Vec<StoredTensor>,
     /// What the files hold, where that is something else.
     stored: Option<Vec<StoredTensor>>,
+    left_out: Vec<LeftOut>,
 }
 
 impl Checkpoint {
-    /// Opens a safetensors file, a shard index, or a directory that holds either.
+    /// Opens a safetensors file, a file that `torch.save` wrote, a shard index, or a
+    /// directory that holds one of these.
     ///
     /// A directory's checkpoint is its `model.safetensors.index.json`, else its
     /// only `*.safetensors.index.json`, else its `model.safetensors`, else its
-    /// only `*.safetensors` file. Symbolic links are followed.
+    /// only `*.safetensors` file; else the same with `pytorch_model.bin` and `*.bin`,
+    /// `*.pt` and `*.pth`. Symbolic links are followed.
     ///
     /// # Errors
     /// [`CheckpointError`] names the file and what is wrong with it.
@@ -158,6 +180,9 @@ impl Checkpoint {
         };
         path.clone_into(&mut checkpoint.path);
         checkpoint.directory = directory;
+        if let Some(prefix) = &options.strip_prefix {
+            checkpoint.strip_prefix(prefix)?;
+        }
         Ok(checkpoint)
     }
 
@@ -170,6 +195,7 @@ impl Checkpoint {
             shards,
             tensors,
             stored: None,
+            left_out: Vec::new(),
         }
     }
 

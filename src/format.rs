@@ -11,3 +11,4 @@ pub mod safetensors;
 pub mod shard_index;
 pub mod sniff;
 pub mod tensorboard;
+pub mod torch;

@@ -51,7 +51,7 @@ variants! { INDEX_ERRORS, index_error, ShardIndexError:
 }
 
 variants! { FOREIGN, foreign, Foreign:
-    Empty LfsPointer Html Xml Zip Pickle Gguf Hdf5 Gzip Zstd Npy Json Tflite
+    Empty LfsPointer Html Xml Zip Pickle Tar Gguf Hdf5 Gzip Zstd Npy Json Tflite
 }
 
 variants! { COMPACT_ERRORS, compact_error, CompactError:
@@ -546,13 +546,14 @@ const CASES: &[Case] = &[
     case!(
         "foreign-zip",
         Foreign(Foreign::Zip),
-        "a zip archive, as `torch.save` writes"
+        "a zip archive without a checkpoint of torch"
     ),
     case!(
         "foreign-pickle",
         Foreign(Foreign::Pickle),
         "a Python pickle"
     ),
+    case!("foreign-tar", Foreign(Foreign::Tar), "`tar -x`"),
     case!("foreign-gguf", Foreign(Foreign::Gguf), "a GGUF model"),
     case!("foreign-hdf5", Foreign(Foreign::Hdf5), "as Keras writes"),
     case!("foreign-gzip", Foreign(Foreign::Gzip), "`gunzip`"),

@@ -7,6 +7,7 @@
 //!
 //! - a compact tensor is two of them, values ([`Content::Values`]) and mask
 //!   ([`Content::Mask`]), of one [`Compact`];
+//! - the elements of a view of torch's lie at regular distances ([`Content::Strided`]);
 //! - what is small, or has no better form, is held in memory ([`Content::Owned`]).
 //!
 //! **A new format** adds an opener to `checkpoint/open.rs`, which is chosen by the first
@@ -19,6 +20,7 @@
 
 mod compact;
 mod resolve;
+mod strided;
 
 use std::sync::Arc;
 
@@ -31,6 +33,7 @@ use crate::format::compact::CompactKind;
 pub use compact::Compact;
 pub(super) use resolve::ResolveError;
 pub(super) use resolve::resolve;
+pub use strided::Strided;
 
 /// Where the bytes of a tensor come from.
 #[derive(Clone, Debug)]
@@ -41,6 +44,8 @@ pub enum Content {
     Values(Arc<Compact>),
     /// The mask of such a tensor, as BOOL.
     Mask(Arc<Compact>),
+    /// Elements of a file in another order than row-major.
+    Strided(Arc<Strided>),
     /// Memory.
     Owned(Arc<[u8]>),
 }
@@ -60,7 +65,7 @@ impl StoredTensor {
     /// Bytes that the tensor takes in its file.
     pub fn stored_bytes(&self) -> u64 {
         match &self.content {
-            Content::Plain => self.bytes,
+            Content::Plain | Content::Strided(_) => self.bytes,
             Content::Values(compact) => compact.value_bytes(),
             Content::Mask(compact) => compact.mask_bytes(),
             Content::Owned(_) => 0,
@@ -71,7 +76,7 @@ impl StoredTensor {
     pub fn compact(&self) -> Option<&Compact> {
         match &self.content {
             Content::Values(compact) | Content::Mask(compact) => Some(compact),
-            Content::Plain | Content::Owned(_) => None,
+            Content::Plain | Content::Strided(_) | Content::Owned(_) => None,
         }
     }
 }
@@ -112,6 +117,10 @@ impl Checkpoint {
             }
             Content::Values(compact) => compact.read_values(self, begin, count, scratch)?,
             Content::Mask(compact) => compact.read_mask(self, begin, count, scratch)?,
+            Content::Strided(strided) => {
+                let source = self.shards[tensor.shard].source();
+                strided.read(source, begin, count, scratch)?;
+            }
             Content::Owned(bytes) => {
                 scratch.clear();
                 scratch.extend_from_slice(&bytes[offset as usize..][..len]);
@@ -158,6 +167,7 @@ impl Checkpoint {
             // What cannot be told here is an error when it is read.
             Content::Values(compact) => compact.value_extent(self, begin, count).ok(),
             Content::Mask(compact) => Some(compact.mask_extent(begin, count)),
+            Content::Strided(strided) => Some(strided.share(begin, count, tensor.shape.numel())),
             Content::Owned(_) => None,
         }
     }

@@ -8,7 +8,17 @@ use crate::checkpoint::CheckpointError;
 use crate::checkpoint::INDEX_NAME;
 use crate::checkpoint::SINGLE_NAME;
 
-const INDEX_SUFFIX: &str = ".safetensors.index.json";
+/// Endings of the files that may be a directory's checkpoint, and of each the name that
+/// is preferred. Those of torch come last: they often stand beside the same tensors as
+/// safetensors.
+///
+/// Source: `modeling_utils.py` of transformers 4.57.
+const CANDIDATES: [(&[&str], &str); 4] = [
+    (&[".safetensors.index.json"], INDEX_NAME),
+    (&[".safetensors"], SINGLE_NAME),
+    (&[".bin.index.json"], "pytorch_model.bin.index.json"),
+    (&[".bin", ".pt", ".pth"], "pytorch_model.bin"),
+];
 
 /// The shard index or file that is the checkpoint of a directory.
 pub(super) fn find_in_directory(directory: &Path) -> Result<PathBuf, CheckpointError> {
@@ -16,17 +26,17 @@ pub(super) fn find_in_directory(directory: &Path) -> Result<PathBuf, CheckpointE
         path: directory.to_owned(),
         source,
     };
-    let mut indices = Vec::new();
-    let mut files = Vec::new();
+    let mut candidates = CANDIDATES.map(|_| Vec::new());
     for entry in fs::read_dir(directory).map_err(list_error)? {
         let path = entry.map_err(list_error)?.path();
-        if has_suffix(&path, INDEX_SUFFIX) {
-            indices.push(path);
-        } else if has_suffix(&path, ".safetensors") {
-            files.push(path);
+        let kind = CANDIDATES
+            .iter()
+            .position(|(endings, _)| endings.iter().any(|ending| has_suffix(&path, ending)));
+        if let Some(kind) = kind {
+            candidates[kind].push(path);
         }
     }
-    for (mut candidates, preferred) in [(indices, INDEX_NAME), (files, SINGLE_NAME)] {
+    for (mut candidates, (_, preferred)) in candidates.into_iter().zip(CANDIDATES) {
         candidates.sort();
         if let Some(found) = candidates
             .iter()

@@ -11,6 +11,7 @@ use crate::format::compact::BITMASK_VERSION;
 use crate::format::safetensors::HeaderError;
 use crate::format::shard_index::ShardIndexError;
 use crate::format::sniff::Foreign;
+use crate::format::torch::TorchError;
 use crate::tensor::Printable;
 
 /// Why a checkpoint cannot be opened.
@@ -21,7 +22,7 @@ pub enum CheckpointError {
     #[error(transparent)]
     Source(#[from] SourceError),
     /// The file is something else than a checkpoint.
-    #[error("`{}` is not a safetensors file but {found}; {}", path.display(), found.remedy())]
+    #[error("`{}` is no checkpoint but {found}; {}", path.display(), found.remedy())]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -43,6 +44,24 @@ pub enum CheckpointError {
         path: PathBuf,
         /// What is wrong.
         source: CompactError,
+    },
+    /// A checkpoint of torch is wrong, or holds what is refused.
+    #[error("`{}` is not read", path.display())]
+    Torch {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: TorchError,
+    },
+    /// Two tensors have one name once a prefix is taken off.
+    #[error("without the prefix `{}`, `{}` has two tensors `{}`", Printable(prefix), path.display(), Printable(tensor))]
+    StrippedTwice {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The prefix.
+        prefix: String,
+        /// Name of both tensors.
+        tensor: String,
     },
     /// A shard index is wrong.
     #[error("`{}` is a bad shard index", path.display())]
@@ -91,7 +110,7 @@ pub enum CheckpointError {
         source: io::Error,
     },
     /// A directory holds no checkpoint.
-    #[error("`{}` holds no `*.safetensors` file and no shard index", path.display())]
+    #[error("`{}` holds no `*.safetensors` file, no `pytorch_model.bin` and no shard index", path.display())]
     EmptyDirectory {
         /// The directory.
         path: PathBuf,

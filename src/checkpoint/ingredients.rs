@@ -259,7 +259,7 @@ fn hint(differences: &[Difference], first: &Located<'_>, other: &Located<'_>) ->
         };
         if strips(first, other) || strips(other, first) {
             return Some(format!(
-                "the names differ only by the prefix `{prefix}`: save both without it"
+                "the names differ only by the prefix `{prefix}`: `--strip-prefix {prefix}` takes it off"
             ));
         }
     }

@@ -4,11 +4,14 @@
 //! returns one [`Opened`]: the shard, its tensors and, where the tensors of several
 //! files go together, what has to be known of each.
 
+mod torch;
+
 use std::path::Path;
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::Content;
+use crate::checkpoint::FileFormat;
 use crate::checkpoint::OpenOptions;
 use crate::checkpoint::Shard;
 use crate::checkpoint::StoredTensor;
@@ -16,6 +19,7 @@ use crate::checkpoint::derived::ResolveError;
 use crate::checkpoint::derived::resolve;
 use crate::checkpoint::map::Access;
 use crate::checkpoint::map::ByteSource;
+use crate::checkpoint::open::torch::open_torch;
 use crate::format::compact::BITMASK_KEY;
 use crate::format::safetensors;
 use crate::format::safetensors::Header;
@@ -24,17 +28,17 @@ use crate::format::shard_index;
 use crate::format::sniff::Foreign;
 use crate::format::sniff::SNIFF_BYTES;
 use crate::format::sniff::sniff;
+use crate::format::torch::LeftOut;
 
 /// Largest shard index that is read: 100,000 tensors take about 10 MB.
 const INDEX_LIMIT: u64 = 256 << 20;
 
-/// An open safetensors file.
+/// An open file.
 struct Opened {
     shard: Shard,
-    /// In the order of their bytes.
-    tensors: Vec<TensorInfo>,
-    /// Where the bytes of the tensors begin in the file.
-    data_begin: u64,
+    tensors: Vec<StoredTensor>,
+    /// What it holds under names of its tensors' dict, and that is no tensor.
+    left_out: Vec<LeftOut>,
     /// What the metadata says of compact tensors. It is about how tensors are stored,
     /// which nobody above sees, and no part of [`Checkpoint::metadata`].
     bitmask: Option<String>,
@@ -42,9 +46,10 @@ struct Opened {
 
 impl Checkpoint {
     pub(super) fn open_file(path: &Path, options: &OpenOptions) -> Result<Self, CheckpointError> {
-        let opened = open_shard(path, options)?;
-        let tensors = stored_tensors(opened.tensors, 0, opened.data_begin).collect();
-        Self::new(vec![opened.shard], tensors).resolved(path, opened.bitmask.as_slice())
+        let opened = open_shard(path, 0, options)?;
+        let mut checkpoint = Self::new(vec![opened.shard], opened.tensors);
+        checkpoint.left_out = opened.left_out;
+        checkpoint.resolved(path, opened.bitmask.as_slice())
     }
 
     pub(super) fn open_index(path: &Path, options: &OpenOptions) -> Result<Self, CheckpointError> {
@@ -56,25 +61,27 @@ impl Checkpoint {
         let mut shards = Vec::with_capacity(shard_names.len());
         let mut tensors = Vec::with_capacity(index.weight_map.len());
         let mut records = Vec::new();
+        let mut left_out = Vec::new();
         for shard_name in shard_names {
-            let opened = open_shard(&directory.join(shard_name), options)?;
-            let in_shard = opened.tensors;
-            let is_placed = |tensor: &TensorInfo| {
+            let opened = open_shard(&directory.join(shard_name), shards.len(), options)?;
+            let is_placed = |tensor: &StoredTensor| {
                 index.weight_map.get(&tensor.name).map(String::as_str) == Some(shard_name)
             };
-            if let Some(stray) = in_shard.iter().find(|tensor| !is_placed(tensor)) {
+            if let Some(stray) = opened.tensors.iter().find(|tensor| !is_placed(tensor)) {
                 return Err(CheckpointError::NotInIndex {
                     path: path.to_owned(),
                     shard: shard_name.to_owned(),
                     tensor: stray.name.clone(),
                 });
             }
-            tensors.extend(stored_tensors(in_shard, shards.len(), opened.data_begin));
+            tensors.extend(opened.tensors);
             shards.push(opened.shard);
             records.extend(opened.bitmask);
+            left_out.extend(opened.left_out);
         }
         let mut checkpoint = Self::new(shards, tensors);
         checkpoint.index = Some(path.to_owned());
+        checkpoint.left_out = left_out;
         let mut placed = index.weight_map.iter();
         if let Some((tensor, shard)) = placed.find(|(tensor, _)| checkpoint.find(tensor).is_none())
         {
@@ -105,12 +112,8 @@ impl Checkpoint {
     }
 }
 
-fn stored_tensors(
-    tensors: Vec<TensorInfo>,
-    shard: usize,
-    data_begin: u64,
-) -> impl Iterator<Item = StoredTensor> {
-    tensors.into_iter().map(move |tensor| StoredTensor {
+fn stored_tensors(tensors: Vec<TensorInfo>, shard: usize, data_begin: u64) -> Vec<StoredTensor> {
+    let tensors = tensors.into_iter().map(|tensor| StoredTensor {
         name: tensor.name,
         dtype: tensor.dtype,
         shape: tensor.shape,
@@ -119,20 +122,18 @@ fn stored_tensors(
         bytes: tensor.end - tensor.begin,
         content: Content::Plain,
         mask_of: None,
-    })
+    });
+    tensors.collect()
 }
 
-/// Opens one file.
-fn open_shard(path: &Path, options: &OpenOptions) -> Result<Opened, CheckpointError> {
+/// Opens one file as shard `shard`.
+fn open_shard(path: &Path, shard: usize, options: &OpenOptions) -> Result<Opened, CheckpointError> {
     let source = ByteSource::open(path, options.access)?;
     let file_bytes = source.bytes();
     let mut scratch = Vec::new();
     let first = source.read(0, file_bytes.min(SNIFF_BYTES as u64) as usize, &mut scratch)?;
     if let Some(found) = sniff(first) {
-        return Err(CheckpointError::Foreign {
-            path: path.to_owned(),
-            found,
-        });
+        return open_torch(source, found, shard, options);
     }
     let bad_header = |source| CheckpointError::Header {
         path: path.to_owned(),
@@ -150,9 +151,13 @@ fn open_shard(path: &Path, options: &OpenOptions) -> Result<Opened, CheckpointEr
     let bitmask = header.metadata.remove(BITMASK_KEY);
     let metadata = header.metadata;
     Ok(Opened {
-        shard: Shard { source, metadata },
-        tensors: header.tensors,
-        data_begin,
+        shard: Shard {
+            source,
+            format: FileFormat::Safetensors,
+            metadata,
+        },
+        tensors: stored_tensors(header.tensors, shard, data_begin),
+        left_out: Vec::new(),
         bitmask,
     })
 }

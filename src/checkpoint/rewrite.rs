@@ -6,6 +6,7 @@ use std::ops::Range;
 use thiserror::Error;
 
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::FileFormat;
 use crate::checkpoint::StoredTensor;
 use crate::checkpoint::map::ByteSource;
 use crate::checkpoint::map::SourceError;
@@ -53,8 +54,8 @@ pub enum RewriteError {
 /// own, and with the bytes in `replaced` for the tensors named there. Returns the bytes
 /// of the file.
 ///
-/// Without replaced tensors, a checkpoint of one file that has this metadata is copied
-/// byte for byte.
+/// Without replaced tensors, a checkpoint of one safetensors file that has this metadata
+/// is copied byte for byte.
 ///
 /// # Errors
 /// [`RewriteError`]; then the target holds what it held.
@@ -70,7 +71,11 @@ pub fn rewrite(
         && own
             .iter()
             .all(|(key, value)| metadata.get(*key).map(String::as_str) == Some(value));
-    if let ([shard], true, true) = (checkpoint.shards(), replaced.is_empty(), is_own) {
+    let is_same = is_own && replaced.is_empty();
+    if let [shard] = checkpoint.shards()
+        && is_same
+        && shard.format == FileFormat::Safetensors
+    {
         let bytes = shard.source().bytes();
         let file = StagedFile::create(target, bytes, durability)?;
         copy(&file, 0, shard.source(), 0..bytes)?;

@@ -362,7 +362,7 @@ pub(crate) struct CheckArguments {
 #[command(after_help = INSPECT_EXAMPLES)]
 #[command(after_long_help = format!("{INSPECT_EXAMPLES}\n{INSPECT_JSON}\n{EXIT_STATUS}"))]
 pub(crate) struct InspectArguments {
-    /// A safetensors file, a shard index, or a directory that holds either
+    /// A safetensors file, a checkpoint of torch, a shard index, or a directory of these
     #[arg(value_name = "CHECKPOINT", value_hint = ValueHint::AnyPath)]
     pub(crate) checkpoint: PathBuf,
 
@@ -420,6 +420,8 @@ pub(crate) struct CompletionsArguments {
 #[derive(Debug, Args)]
 pub(crate) struct IngredientArguments {
     /// Checkpoints: files, shard indexes, directories, patterns, or @list.txt
+    ///
+    /// Files are safetensors or what `torch.save` wrote.
     ///
     /// A pattern such as 'run/step-*.st' stands for its matches, step-2 before step-10.
     /// A file of that literal name wins. `@list.txt` stands for the lines of list.txt,
@@ -518,9 +520,22 @@ pub(crate) struct ReadingArguments {
     #[arg(long)]
     pub(crate) no_mmap: bool,
 
-    /// Largest header of a file that is parsed
+    /// Largest header of a file that is parsed, or pickle of a checkpoint of torch
     #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "64MiB")]
     pub(crate) max_header_bytes: u64,
+
+    /// Key of the state dict in checkpoints of torch, such as `model` or `ema.model`
+    ///
+    /// Without it, the state dict is what a checkpoint holds, or what is in that under
+    /// `state_dict`, `model_state_dict` or `model`.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
+
+    /// Take this off the beginning of tensor names, such as `module.`
+    ///
+    /// `module.` is what torch's DataParallel puts there. Names without it stay.
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) strip_prefix: Option<String>,
 }
 
 /// What is shown.

@@ -22,6 +22,7 @@ use crate::cli::ingredients::expand;
 use crate::cli::ingredients::refuse_idle_metric;
 use crate::cli::ingredients::repeated;
 use crate::cli::inputs::join;
+use crate::cli::inputs::notes;
 use crate::cli::inputs::rules;
 use crate::cli::inputs::select;
 use crate::cli::inputs::threads;
@@ -52,7 +53,7 @@ pub(crate) fn run(arguments: &CheckArguments, interrupted: &AtomicBool) -> anyho
     refuse_idle_metric(&arguments.choice, false)?;
     let paths = expand(&arguments.ingredients.ingredients)?;
     let paths = choose(paths, &arguments.choice)?;
-    let warnings = repeated(&paths);
+    let mut warnings = repeated(&paths);
     let mask = arguments.mask.mask.as_deref();
     if paths.len() + usize::from(mask.is_some()) < 2 {
         return Err(MergeError::TooFew { found: paths.len() }.into());
@@ -70,6 +71,7 @@ pub(crate) fn run(arguments: &CheckArguments, interrupted: &AtomicBool) -> anyho
         DtypeRule::AnyFloat,
         &options,
     )?;
+    warnings.extend(notes(&ingredients));
     let plan = MergePlan::new(&ingredients, &options)?;
     let progress = Progress::new(plan.bytes_to_read, &arguments.report);
     let observer = Observer {

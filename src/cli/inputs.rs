@@ -22,6 +22,7 @@ use crate::cli::args::OnMaskMismatch;
 use crate::cli::args::ReadingArguments;
 use crate::cli::args::SelectionArguments;
 use crate::cli::exit::UsageError;
+use crate::cli::text::Clean;
 
 /// Puts what `--include` and `--exclude` say into the options.
 pub(crate) fn select(
@@ -80,6 +81,8 @@ pub(crate) fn open_options(arguments: &ReadingArguments) -> OpenOptions {
             Access::Mapped
         },
         header_limit: arguments.max_header_bytes,
+        key: arguments.key.clone(),
+        strip_prefix: arguments.strip_prefix.clone(),
     }
 }
 
@@ -104,6 +107,12 @@ pub(crate) fn join(
         merge_options.selects(name)
     })?;
     Ok(joined)
+}
+
+/// What there is to say of the checkpoints, a warning each.
+pub(crate) fn notes(ingredients: &Ingredients) -> impl Iterator<Item = String> {
+    let notes = ingredients.checkpoints().iter().flat_map(Checkpoint::notes);
+    notes.map(|note| Clean(&note.to_string()).to_string())
 }
 
 /// Opens checkpoints, several at a time: a header of 100,000 tensors takes a while.

@@ -34,6 +34,7 @@ use crate::cli::args::OnMaskMismatch;
 use crate::cli::exit::Exit;
 use crate::cli::greedy;
 use crate::cli::inputs::join;
+use crate::cli::inputs::notes;
 use crate::cli::inputs::rules;
 use crate::cli::inputs::threads;
 use crate::cli::masks::MaskObject;
@@ -118,7 +119,7 @@ pub(crate) fn run(arguments: &InspectArguments, interrupted: &AtomicBool) -> any
         ingredients: &ingredients,
         scanned: &scanned,
         certificate: certificate.as_ref(),
-        warnings: warning.into_iter().collect(),
+        warnings: warning.into_iter().chain(notes(&ingredients)).collect(),
     };
     if arguments.report.json {
         text::print(&text::json(&inspection.object())?)?;

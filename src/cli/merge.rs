@@ -1,5 +1,6 @@
 //! `sms-merge merge`: arguments walk in, a soup is written, a summary walks out.
 
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -37,6 +38,7 @@ use crate::cli::ingredients::refuse_idle_metric;
 use crate::cli::ingredients::repeated;
 use crate::cli::inputs::join;
 use crate::cli::inputs::layout;
+use crate::cli::inputs::notes;
 use crate::cli::inputs::rules;
 use crate::cli::inputs::select;
 use crate::cli::inputs::threads;
@@ -44,6 +46,19 @@ use crate::cli::plan;
 use crate::cli::progress::Progress;
 use crate::cli::summary::Summary;
 use crate::cli::text::note;
+use crate::cli::text::shown;
+
+/// A warning if the output's name is that of a checkpoint of torch.
+fn other_format(output: &Path) -> Option<String> {
+    let extension = output.extension()?.to_str()?;
+    let is_torch = ["pt", "pth", "bin", "ckpt"].contains(&extension);
+    is_torch.then(|| {
+        format!(
+            "`{}` is a safetensors file, which `torch.load` does not read whatever its name",
+            shown(output)
+        )
+    })
+}
 
 /// Merges, or says what a merge would do.
 pub(crate) fn run(arguments: &MergeArguments, interrupted: &AtomicBool) -> anyhow::Result<Exit> {
@@ -52,7 +67,7 @@ pub(crate) fn run(arguments: &MergeArguments, interrupted: &AtomicBool) -> anyho
     refuse_idle_metric(&arguments.choice, greedy::is_asked_for(arguments))?;
     let paths = expand(&arguments.ingredients.ingredients)?;
     let paths = choose(paths, &arguments.choice)?;
-    let warnings = repeated(&paths);
+    let mut warnings = repeated(&paths);
     if paths.len() < 2 {
         return Err(MergeError::TooFew { found: paths.len() }.into());
     }
@@ -64,6 +79,8 @@ pub(crate) fn run(arguments: &MergeArguments, interrupted: &AtomicBool) -> anyho
         refuse_named_input(output, inputs)?;
     }
     let mut ingredients = open(arguments, &paths, &options)?;
+    warnings.extend(notes(&ingredients));
+    warnings.extend(arguments.output.as_deref().and_then(other_format));
     let existing = match arguments.force {
         true => Existing::Replace,
         false => Existing::Refuse,

@@ -1,5 +1,6 @@
-//! What a file really is when it is no checkpoint: its first bytes walk in,
-//! a name for it and what to do next walk out.
+//! What a file really is when it is no safetensors file: its first bytes walk in,
+//! a name for it and what to do next walk out. Whether an archive or a pickle is a
+//! checkpoint of torch, its first bytes do not tell: see [`torch`](crate::format::torch).
 
 use std::fmt;
 
@@ -19,10 +20,12 @@ pub enum Foreign {
     Html,
     /// An XML text, often the error of an object store.
     Xml,
-    /// A zip archive: `.pt`, `.pth`, `.npz`, `.keras`.
+    /// A zip archive: a checkpoint of torch, or `.npz`, `.keras`.
     Zip,
-    /// A Python pickle without an archive, as `torch.save` wrote before 1.6.
+    /// A Python pickle without an archive: a checkpoint of torch before 1.6, or not.
     Pickle,
+    /// A tar archive, as torch wrote before 0.1.10.
+    Tar,
     /// A model of llama.cpp.
     Gguf,
     /// An HDF5 file: `.h5` of Keras.
@@ -48,6 +51,7 @@ impl Foreign {
         Self::Xml,
         Self::Zip,
         Self::Pickle,
+        Self::Tar,
         Self::Gguf,
         Self::Hdf5,
         Self::Gzip,
@@ -69,10 +73,15 @@ impl Foreign {
             Self::Xml => {
                 "open it as text: a server may have answered with an error; download again"
             }
-            Self::Zip | Self::Pickle => {
-                "load it in Python with `torch.load(path, weights_only=True)` and write it with \
+            Self::Zip => {
+                "if it is a `.npz` or `.keras` file, load it in Python and write its arrays with \
+                 `safetensors.numpy.save_file`"
+            }
+            Self::Pickle => {
+                "if you trust it, load it in Python and write its tensors with \
                  `safetensors.torch.save_file`"
             }
+            Self::Tar => "unpack it with `tar -x` and give the checkpoint in it",
             Self::Gguf => "use the safetensors checkpoint that the GGUF file was converted from",
             Self::Hdf5 => {
                 "load it in Keras and write its weights with `safetensors.numpy.save_file`"
@@ -98,8 +107,9 @@ impl fmt::Display for Foreign {
             Self::LfsPointer => "a Git LFS pointer, which stands for a file not downloaded yet",
             Self::Html => "an HTML page",
             Self::Xml => "an XML text",
-            Self::Zip => "a zip archive, as `torch.save` writes",
-            Self::Pickle => "a Python pickle, as `torch.save` wrote before 1.6",
+            Self::Zip => "a zip archive without a checkpoint of torch",
+            Self::Pickle => "a Python pickle that `torch.save` did not write",
+            Self::Tar => "a tar archive",
             Self::Gguf => "a GGUF model",
             Self::Hdf5 => "an HDF5 file, as Keras writes",
             Self::Gzip => "a gzip stream",
@@ -144,7 +154,7 @@ fn begins_like_safetensors(first_bytes: &[u8]) -> bool {
 
 /// Offset, bytes found there, kind.
 ///
-/// Sources: PKWARE APPNOTE 4.3, Python `pickletools`, the GGUF specification,
+/// Sources: PKWARE APPNOTE 4.3, Python `pickletools`, POSIX.1-1988 (ustar), the GGUF specification,
 /// HDF5 file format III.A, RFC 1952, RFC 8878, numpy NEP 1, the TFLite schema,
 /// the Git LFS pointer specification.
 const MAGIC: &[(usize, &[u8], Foreign)] = &[
@@ -165,6 +175,7 @@ const MAGIC: &[(usize, &[u8], Foreign)] = &[
     (0, b"\x80\x03", Foreign::Pickle),
     (0, b"\x80\x04", Foreign::Pickle),
     (0, b"\x80\x05", Foreign::Pickle),
+    (257, b"ustar", Foreign::Tar),
     (0, b"GGUF", Foreign::Gguf),
     (0, b"\x89HDF\r\n\x1a\n", Foreign::Hdf5),
     (0, b"\x1f\x8b", Foreign::Gzip),
@@ -231,6 +242,8 @@ mod tests {
         );
         check(b"\x80\x05\x95\x10", Some(Foreign::Pickle));
         check(b"\x80\x06\x95\x10", None);
+        let tar = [b"data.pkl".as_slice(), &[0; 249], b"ustar\0"].concat();
+        check(&tar, Some(Foreign::Tar));
         check(b"GGUF\x03\0\0\0", Some(Foreign::Gguf));
         check(b"\x89HDF\r\n\x1a\n\0", Some(Foreign::Hdf5));
         check(b"\x1f\x8b\x08\0", Some(Foreign::Gzip));

@@ -64,7 +64,7 @@ pub enum Event {
 }
 
 /// What a greedy soup is chosen from, and how.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Greedy<'a> {
     /// The candidates, in the order of summation.
     pub paths: &'a [PathBuf],

@@ -56,7 +56,7 @@ JSON output:
 #[command(after_help = EXAMPLES)]
 #[command(after_long_help = format!("{EXAMPLES}\n{JSON}\n{EXIT_STATUS}"))]
 pub(crate) struct PruneArguments {
-    /// A safetensors file, a shard index, or a directory that holds either
+    /// A safetensors file, a checkpoint of torch, a shard index, or a directory of these
     #[arg(value_name = "CHECKPOINT", value_hint = ValueHint::AnyPath)]
     pub(crate) checkpoint: PathBuf,
 
