@@ -24,7 +24,6 @@ use crate::train::data::VALIDATION_SEED;
 pub use check::PatternKind;
 pub use error::RecipeError;
 pub use parse::Override;
-pub use running::Export;
 pub use running::Keep;
 pub use running::OnUnmasked;
 pub use running::Run;
@@ -67,8 +66,6 @@ pub struct Recipe {
     pub trainer: Option<Trainer>,
     /// How jobs are run; changes no bit of the outcome.
     pub run: Run,
-    /// What is made of the last soup.
-    pub export: Export,
 }
 
 /// A network.
@@ -366,7 +363,6 @@ impl Default for Recipe {
             evaluation: Evaluation::default(),
             trainer: None,
             run: Run::default(),
-            export: Export::default(),
         }
     }
 }

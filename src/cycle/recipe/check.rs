@@ -302,12 +302,8 @@ impl Recipe {
             Method::Weighted => {
                 let len = merge.weights.len();
                 let expected = format!("{count}, one per ingredient");
-                field(
-                    len == count,
-                    "the number of `merge.weights`",
-                    len,
-                    &expected,
-                )?;
+                let found = format!("a list of {len}");
+                field(len == count, "merge.weights", found, &expected)?;
                 let weights = Weights::new(merge.weights.clone(), Normalization::SumToOne);
                 if let Err(error) = weights {
                     let found = format!("{:?}", merge.weights);

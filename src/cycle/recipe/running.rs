@@ -78,17 +78,3 @@ pub enum Keep {
     #[default]
     All,
 }
-
-/// What is made of the last soup of the first study.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Export {
-    /// Whether `soup.onnx` is written, if the network is known.
-    pub onnx: bool,
-}
-
-impl Default for Export {
-    fn default() -> Self {
-        Self { onnx: true }
-    }
-}
