@@ -122,7 +122,7 @@ fn unknown_keys_are_refused_with_a_suggestion() {
     check("[pruning]\nphase = 3", "phases");
     check("[prunning]\nphases = 3", "pruning");
     check("[pretraining]\nepoch = 3", "epochs");
-    check("[retraining]\nschedule = \"lllr\"", "llr");
+    check("[retraining]\nschedule = \"linaer\"", "linear");
     check("[[ingredients.each]]\nweight_deacy = 0.1", "weight_decay");
     check("[ingredients.vary]\nepoch = [1]", "epochs");
     check("[merge]\nmethod = \"gready\"", "greedy");
