@@ -181,7 +181,7 @@ fn a_soup_of_torch_files_is_that_of_their_tensors_and_is_verified() {
         ["views.pt", "views_legacy.pt", "views.st"],
         ["model_legacy.pt", "model.st", "model.st"],
     ] {
-        let [a, b, expected] = pair.map(|name| file(name));
+        let [a, b, expected] = pair.map(file);
         let (torch, plain) = (at("torch.st"), at("plain.st"));
         merge(&a, &b, &torch);
         merge(&expected, &expected, &plain);
