@@ -173,3 +173,37 @@ fn a_command_can_measure() {
     assert_eq!(scores["accuracy"], 0.75);
     assert_eq!(scores["loss"], 2.0);
 }
+
+/// The trainer of `examples/pytorch`, with the Python of `SMS_MERGE_PYTHON` or `python3`.
+#[test]
+fn the_pytorch_example_trains_its_ingredients() {
+    let python = std::env::var("SMS_MERGE_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let mut probe = std::process::Command::new(&python);
+    let has_torch = probe.args(["-c", "import torch"]).output();
+    if !has_torch.is_ok_and(|output| output.status.success()) {
+        println!("skipped: `{python}` has no torch");
+        return;
+    }
+    let bench = Bench::new();
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/pytorch");
+    let recipe = format!("{example}/recipe.toml");
+    let command = format!("trainer.command=\"{python} {example}/train.py {{job}}\"");
+    let words = [
+        recipe.as_str(),
+        "--set",
+        &command,
+        "--set",
+        "pretraining.epochs=8",
+        "--set",
+        "retraining.epochs=2",
+    ];
+    bench.cycle(&words, 0);
+    let report: Value = serde_json::from_str(&bench.text("sms-run/report.json")).unwrap();
+    for phase in report["studies"][0]["phases"].as_array().unwrap() {
+        let soup = &phase["soup"]["model"]["scores"]["accuracy"];
+        assert!(soup.as_f64().unwrap() > 0.85, "{soup}");
+        let curve = &phase["ingredients"][0]["model"]["curve"];
+        assert_eq!(curve.as_array().unwrap().len(), 2);
+    }
+    bench.run(&["verify", "sms-run/soup.safetensors"], 0);
+}
