@@ -3,15 +3,18 @@
 
 mod content;
 mod convention;
+mod derived;
 mod directory;
 mod error;
 mod ingredients;
 pub mod map;
 mod observer;
+mod open;
 mod output;
 mod rewrite;
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
@@ -23,14 +26,7 @@ use crate::checkpoint::map::Access;
 use crate::checkpoint::map::ByteSource;
 use crate::checkpoint::map::FileIdentity;
 use crate::checkpoint::map::SourceError;
-use crate::format::safetensors;
 use crate::format::safetensors::DEFAULT_HEADER_LIMIT;
-use crate::format::safetensors::Header;
-use crate::format::safetensors::TensorInfo;
-use crate::format::shard_index;
-use crate::format::sniff::Foreign;
-use crate::format::sniff::SNIFF_BYTES;
-use crate::format::sniff::sniff;
 use crate::tensor::Dtype;
 use crate::tensor::Shape;
 
@@ -40,7 +36,12 @@ pub(crate) use content::checkpoint_digest;
 pub use convention::Convention;
 pub use convention::MaskLayout;
 pub use convention::Source;
+pub use derived::Compact;
+pub use derived::Content;
+pub use derived::Extent;
 pub use error::CheckpointError;
+pub use error::CompactError;
+pub use error::ContentError;
 pub use ingredients::Difference;
 pub use ingredients::DtypeRule;
 pub use ingredients::Ingredients;
@@ -59,8 +60,6 @@ pub use rewrite::rewrite;
 pub const INDEX_NAME: &str = "model.safetensors.index.json";
 /// Name that readers look for when given a directory without an index.
 pub const SINGLE_NAME: &str = "model.safetensors";
-/// Largest shard index that is read: 100,000 tensors take about 10 MB.
-const INDEX_LIMIT: u64 = 256 << 20;
 
 /// How checkpoints are opened.
 #[derive(Clone, Copy, Debug)]
@@ -94,8 +93,8 @@ impl Shard {
     }
 }
 
-/// One stored tensor.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One tensor of a checkpoint: stored as it is, or made of what is.
+#[derive(Clone, Debug)]
 pub struct StoredTensor {
     /// Its name.
     pub name: String,
@@ -105,10 +104,24 @@ pub struct StoredTensor {
     pub shape: Shape,
     /// Index of the shard that holds it.
     pub shard: usize,
-    /// Offset of its first byte in the shard's file.
+    /// Offset in the shard's file of its first byte, or of the first that it is made of.
     pub offset: u64,
-    /// Its length in bytes.
+    /// Its length in bytes as it is read; [`stored_bytes`](Self::stored_bytes) are what
+    /// it takes in the file.
     pub bytes: u64,
+    /// Where its bytes come from.
+    pub content: Content,
+    /// The tensor that this one is the mask of, where the format and not a name says so.
+    pub mask_of: Option<MaskOf>,
+}
+
+/// What a tensor is the mask of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MaskOf {
+    /// Name of the tensor of values.
+    pub tensor: String,
+    /// How the two are stored.
+    pub convention: Convention,
 }
 
 /// One or more open files whose headers are valid. No tensor byte has been read.
@@ -119,6 +132,8 @@ pub struct Checkpoint {
     index: Option<PathBuf>,
     shards: Vec<Shard>,
     tensors: Vec<StoredTensor>,
+    /// What the files hold, where that is something else.
+    stored: Option<Vec<StoredTensor>>,
 }
 
 impl Checkpoint {
@@ -146,49 +161,6 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    fn open_file(path: &Path, options: &OpenOptions) -> Result<Self, CheckpointError> {
-        let (shard, tensors, data_begin) = open_shard(path, options)?;
-        let tensors = stored_tensors(tensors, 0, data_begin).collect();
-        Ok(Self::new(vec![shard], tensors))
-    }
-
-    fn open_index(path: &Path, options: &OpenOptions) -> Result<Self, CheckpointError> {
-        let index = read_index(path)?;
-        let mut shard_names: Vec<&str> = index.weight_map.values().map(String::as_str).collect();
-        shard_names.sort_unstable();
-        shard_names.dedup();
-        let directory = path.parent().unwrap_or(Path::new(""));
-        let mut shards = Vec::with_capacity(shard_names.len());
-        let mut tensors = Vec::with_capacity(index.weight_map.len());
-        for shard_name in shard_names {
-            let (shard, in_shard, data_begin) = open_shard(&directory.join(shard_name), options)?;
-            let is_placed = |tensor: &TensorInfo| {
-                index.weight_map.get(&tensor.name).map(String::as_str) == Some(shard_name)
-            };
-            if let Some(stray) = in_shard.iter().find(|tensor| !is_placed(tensor)) {
-                return Err(CheckpointError::NotInIndex {
-                    path: path.to_owned(),
-                    shard: shard_name.to_owned(),
-                    tensor: stray.name.clone(),
-                });
-            }
-            tensors.extend(stored_tensors(in_shard, shards.len(), data_begin));
-            shards.push(shard);
-        }
-        let mut checkpoint = Self::new(shards, tensors);
-        checkpoint.index = Some(path.to_owned());
-        let mut placed = index.weight_map.iter();
-        if let Some((tensor, shard)) = placed.find(|(tensor, _)| checkpoint.find(tensor).is_none())
-        {
-            return Err(CheckpointError::NotInShard {
-                path: path.to_owned(),
-                shard: shard.clone(),
-                tensor: tensor.clone(),
-            });
-        }
-        Ok(checkpoint)
-    }
-
     fn new(shards: Vec<Shard>, mut tensors: Vec<StoredTensor>) -> Self {
         tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Self {
@@ -197,6 +169,7 @@ impl Checkpoint {
             index: None,
             shards,
             tensors,
+            stored: None,
         }
     }
 
@@ -247,9 +220,34 @@ impl Checkpoint {
         &self.shards
     }
 
-    /// The tensors, sorted by name.
+    /// The tensors, sorted by name. A compact one is two of them, values and mask, under
+    /// the names of the tensor and of its bitmask.
     pub fn tensors(&self) -> &[StoredTensor] {
         &self.tensors
+    }
+
+    /// The tensors that the files hold, sorted by name: the parts of compact ones too.
+    pub fn stored_tensors(&self) -> &[StoredTensor] {
+        self.stored.as_deref().unwrap_or(&self.tensors)
+    }
+
+    /// The tensors of a checkpoint of weights: those that are not the masks of others by
+    /// the format.
+    pub fn weights(&self) -> impl Iterator<Item = &StoredTensor> {
+        let tensors = self.tensors.iter();
+        tensors.filter(|tensor| tensor.mask_of.is_none())
+    }
+
+    /// The tensors of a file of masks, with their indices and the names of what they
+    /// mask: of a compact tensor the bitmask.
+    pub fn masks(&self) -> impl Iterator<Item = (usize, &StoredTensor, &str)> {
+        let masked: BTreeSet<&str> = self.tensors.iter().filter_map(masked_name).collect();
+        let tensors = self.tensors.iter().enumerate();
+        tensors.filter_map(move |(index, tensor)| match masked_name(tensor) {
+            Some(name) => Some((index, tensor, name)),
+            None if masked.contains(tensor.name.as_str()) => None,
+            None => Some((index, tensor, tensor.name.as_str())),
+        })
     }
 
     /// Index in [`tensors`](Self::tensors) of the tensor called `name`.
@@ -259,29 +257,9 @@ impl Checkpoint {
             .ok()
     }
 
-    /// Bytes of all tensors.
+    /// Bytes of all tensors in the files.
     pub fn tensor_bytes(&self) -> u64 {
-        self.tensors.iter().map(|tensor| tensor.bytes).sum()
-    }
-
-    /// Elements `[begin, begin + count)` of a tensor: borrowed from the mapping,
-    /// or read into `scratch`. `begin` and `count` must be whole bytes of a
-    /// sub-byte type.
-    ///
-    /// # Errors
-    /// [`SourceError`] if the file has become shorter or cannot be read.
-    pub fn read<'a>(
-        &'a self,
-        tensor: &StoredTensor,
-        begin: u64,
-        count: u64,
-        scratch: &'a mut Vec<u8>,
-    ) -> Result<&'a [u8], SourceError> {
-        let bits = tensor.dtype.bits();
-        let offset = tensor.offset + begin * bits / 8;
-        self.shards[tensor.shard]
-            .source
-            .read(offset, (count * bits / 8) as usize, scratch)
+        self.tensors.iter().map(StoredTensor::stored_bytes).sum()
     }
 
     /// Checks that no file has changed since it was opened.
@@ -300,80 +278,9 @@ impl Checkpoint {
     }
 }
 
-fn stored_tensors(
-    tensors: Vec<TensorInfo>,
-    shard: usize,
-    data_begin: u64,
-) -> impl Iterator<Item = StoredTensor> {
-    tensors.into_iter().map(move |tensor| StoredTensor {
-        name: tensor.name,
-        dtype: tensor.dtype,
-        shape: tensor.shape,
-        shard,
-        offset: data_begin + tensor.begin,
-        bytes: tensor.end - tensor.begin,
-    })
-}
-
-/// Opens one file: its tensors in the order of their bytes, and where these begin.
-fn open_shard(
-    path: &Path,
-    options: &OpenOptions,
-) -> Result<(Shard, Vec<TensorInfo>, u64), CheckpointError> {
-    let source = ByteSource::open(path, options.access)?;
-    let file_bytes = source.bytes();
-    let mut scratch = Vec::new();
-    let first = source.read(0, file_bytes.min(SNIFF_BYTES as u64) as usize, &mut scratch)?;
-    if let Some(found) = sniff(first) {
-        return Err(CheckpointError::Foreign {
-            path: path.to_owned(),
-            found,
-        });
-    }
-    let bad_header = |source| CheckpointError::Header {
-        path: path.to_owned(),
-        source,
-    };
-    let header_bytes =
-        safetensors::header_len(first, file_bytes, options.header_limit).map_err(bad_header)?;
-    let json = source.read(8, header_bytes as usize, &mut scratch)?;
-    let data_begin = 8 + header_bytes;
-    let parsed = safetensors::parse(json, file_bytes - data_begin);
-    // A header read from pages that are gone says nothing about the file.
-    source.check_fault()?;
-    let header: Header = parsed.map_err(bad_header)?;
-    source.release(0, data_begin);
-    Ok((
-        Shard {
-            source,
-            metadata: header.metadata,
-        },
-        header.tensors,
-        data_begin,
-    ))
-}
-
-fn read_index(path: &Path) -> Result<shard_index::ShardIndex, CheckpointError> {
-    let source = ByteSource::open(path, Access::Pread)?;
-    if source.bytes() > INDEX_LIMIT {
-        return Err(CheckpointError::IndexTooLarge {
-            path: path.to_owned(),
-            found: source.bytes(),
-            limit: INDEX_LIMIT,
-        });
-    }
-    let mut scratch = Vec::new();
-    let text = source.read(0, source.bytes() as usize, &mut scratch)?;
-    if let Some(found) = sniff(text).filter(|&found| found != Foreign::Json) {
-        return Err(CheckpointError::Foreign {
-            path: path.to_owned(),
-            found,
-        });
-    }
-    shard_index::parse(text).map_err(|source| CheckpointError::Index {
-        path: path.to_owned(),
-        source,
-    })
+/// Name of the tensor that another is the mask of by the format.
+fn masked_name(tensor: &StoredTensor) -> Option<&str> {
+    tensor.mask_of.as_ref().map(|of| of.tensor.as_str())
 }
 
 #[cfg(test)]

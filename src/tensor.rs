@@ -1,5 +1,6 @@
 //! Vocabulary: values without a home. Touches no file and no thread.
 
+pub mod bits;
 mod digest;
 mod dtype;
 mod mask;

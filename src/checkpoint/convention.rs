@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::IngredientsError;
 use crate::checkpoint::StoredTensor;
+use crate::format::compact::CompactKind;
 use crate::tensor::Arithmetic;
 
 /// Where the mask of a parameter is stored.
@@ -21,6 +22,8 @@ pub enum Convention {
     Nncf,
     /// A buffer `_weight_mask` of NVIDIA ModelOpt, beside `weight`.
     ModelOpt,
+    /// As bits beside the retained values.
+    Compact(CompactKind),
 }
 
 /// How masks are stored in an output.
@@ -111,7 +114,7 @@ fn locate(checkpoint: &Checkpoint) -> Result<Vec<(Cow<'_, str>, Source)>, Ingred
     let mut located = Vec::with_capacity(tensors.len());
     let mut used = vec![false; tensors.len()];
     for (mask, tensor) in tensors.iter().enumerate() {
-        let Some((name, value_name, convention)) = masked_by(&tensor.name, checkpoint) else {
+        let Some((name, value_name, convention)) = masked_by(tensor, checkpoint) else {
             continue;
         };
         let Some(value) = checkpoint.find(&value_name) else {
@@ -160,12 +163,23 @@ fn unknown_mask(name: &str) -> Option<&'static str> {
 
 /// Whether a mask called `name` belongs to a tensor that is copied, as it is itself.
 fn is_copied(name: &str, checkpoint: &Checkpoint) -> bool {
-    let value = masked_by(name, checkpoint).and_then(|(_, value, _)| checkpoint.find(&value));
+    let value = masked_by_name(name, checkpoint).and_then(|(_, value, _)| checkpoint.find(&value));
     value.is_some_and(|value| checkpoint.tensors()[value].dtype.arithmetic() != Arithmetic::Average)
 }
 
+/// The parameter, and the tensor of its values, that a tensor would mask.
+fn masked_by(
+    tensor: &StoredTensor,
+    checkpoint: &Checkpoint,
+) -> Option<(String, String, Convention)> {
+    match &tensor.mask_of {
+        Some(of) => Some((of.tensor.clone(), of.tensor.clone(), of.convention)),
+        None => masked_by_name(&tensor.name, checkpoint),
+    }
+}
+
 /// The parameter, and the tensor of its values, that a tensor called `name` would mask.
-fn masked_by(name: &str, checkpoint: &Checkpoint) -> Option<(String, String, Convention)> {
+fn masked_by_name(name: &str, checkpoint: &Checkpoint) -> Option<(String, String, Convention)> {
     if let Some(base) = name.strip_suffix("_mask") {
         let orig = format!("{base}_orig");
         if checkpoint.find(&orig).is_some() {

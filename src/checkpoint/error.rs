@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::checkpoint::map::SourceError;
+use crate::format::compact::BITMASK_KEY;
+use crate::format::compact::BITMASK_VERSION;
 use crate::format::safetensors::HeaderError;
 use crate::format::shard_index::ShardIndexError;
 use crate::format::sniff::Foreign;
@@ -33,6 +35,14 @@ pub enum CheckpointError {
         path: PathBuf,
         /// What is wrong.
         source: HeaderError,
+    },
+    /// The parts of a compact tensor do not go together.
+    #[error("`{}` holds compact tensors that cannot be read", path.display())]
+    Compact {
+        /// The file or shard index.
+        path: PathBuf,
+        /// What is wrong.
+        source: CompactError,
     },
     /// A shard index is wrong.
     #[error("`{}` is a bad shard index", path.display())]
@@ -93,5 +103,128 @@ pub enum CheckpointError {
         path: PathBuf,
         /// The candidates' names.
         found: Vec<String>,
+    },
+}
+
+/// Why headers do not describe compact tensors.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CompactError {
+    /// The record in the metadata is no such record.
+    #[error("metadata `{BITMASK_KEY}` is not an object of `version` and `tensors`")]
+    Record {
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// The record was written by a later version of this program.
+    #[error(
+        "metadata `{BITMASK_KEY}` has version {found}, and this program knows {BITMASK_VERSION}"
+    )]
+    Version {
+        /// Its version.
+        found: u32,
+    },
+    /// Two shards declare one tensor.
+    #[error("tensor `{}` is compact in two shards", Printable(tensor))]
+    DeclaredTwice {
+        /// The tensor.
+        tensor: String,
+    },
+    /// The dimensions are negative or pass what can be counted.
+    #[error(
+        "the dimensions of `{}` are negative or have a product above 2^63 - 1",
+        Printable(tensor)
+    )]
+    Shape {
+        /// The tensor.
+        tensor: String,
+    },
+    /// An element type that is unknown, or whose tensors are not stored so.
+    #[error(
+        "`{}` has elements of type `{}`; compact tensors are F16, BF16, F32 or F64",
+        Printable(tensor),
+        Printable(found)
+    )]
+    Dtype {
+        /// The tensor.
+        tensor: String,
+        /// Its element type.
+        found: String,
+    },
+    /// A part of a tensor is not there.
+    #[error(
+        "`{}` is compact, and its part `{}` is missing",
+        Printable(tensor),
+        Printable(part)
+    )]
+    Missing {
+        /// The tensor.
+        tensor: String,
+        /// The part.
+        part: String,
+    },
+    /// A part of a tensor has another type or shape.
+    #[error("`{}` should be {expected}, and is {found}", Printable(part))]
+    Part {
+        /// The part.
+        part: String,
+        /// What it should be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// A tensor is stored both compact and plain.
+    #[error("`{}` is stored twice, compact and as it is", Printable(tensor))]
+    Twice {
+        /// The tensor.
+        tensor: String,
+    },
+}
+
+/// Why no tensor can be made of what a file holds: found when it is read.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ContentError {
+    /// A bitmask retains more or fewer elements than there are values.
+    #[error(
+        "bitmask `{}` retains {found} elements, and `{}` holds {expected} values",
+        Printable(bitmask),
+        Printable(values)
+    )]
+    Count {
+        /// The tensor of values.
+        values: String,
+        /// The tensor of bits.
+        bitmask: String,
+        /// Number of values.
+        expected: u64,
+        /// Number of set bits, or of those that were seen.
+        found: u64,
+    },
+    /// A bitmask retains elements that the tensor does not have.
+    #[error(
+        "bitmask `{}` has bits set behind the last element of row {row}",
+        Printable(bitmask)
+    )]
+    Padding {
+        /// The tensor of bits.
+        bitmask: String,
+        /// The row.
+        row: u64,
+    },
+    /// A row begins at another value than the file says.
+    #[error(
+        "row {row} of bitmask `{}` begins at value {expected}, and its row offset says {found}",
+        Printable(bitmask)
+    )]
+    RowOffset {
+        /// The tensor of bits.
+        bitmask: String,
+        /// The row.
+        row: u64,
+        /// Number of set bits before it.
+        expected: u64,
+        /// What the file says.
+        found: i64,
     },
 }

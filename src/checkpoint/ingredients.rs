@@ -148,13 +148,13 @@ fn assign_masks(
     mask_file: &Checkpoint,
     select: &impl Fn(&str) -> bool,
 ) -> Result<(), IngredientsError> {
-    for (index, mask) in mask_file.tensors().iter().enumerate() {
+    for (index, mask, name) in mask_file.masks() {
         let find =
             |name: &str| parameters.binary_search_by(|parameter| parameter.name.as_str().cmp(name));
-        let stripped = mask.name.strip_suffix("_mask");
-        let found = find(&mask.name).or_else(|missing| stripped.map_or(Err(missing), find));
+        let stripped = name.strip_suffix("_mask");
+        let found = find(name).or_else(|missing| stripped.map_or(Err(missing), find));
         let Ok(at) = found else {
-            if select(&mask.name) && stripped.is_none_or(select) {
+            if select(name) && stripped.is_none_or(select) {
                 return Err(IngredientsError::StrayMask {
                     path: mask_file.path().to_owned(),
                     tensor: mask.name.clone(),

@@ -22,6 +22,7 @@
     reason = "mapping files, and outliving their truncation, cannot be done in safe code"
 )]
 
+mod error;
 mod source;
 
 use std::fs::File;
@@ -36,10 +37,10 @@ use memmap2::Mmap;
 use memmap2::MmapOptions;
 use memmap2::UncheckedAdvice;
 
+pub use error::SourceError;
 pub use source::Access;
 pub use source::ByteSource;
 pub use source::FileIdentity;
-pub use source::SourceError;
 
 /// A mapping that is known to the SIGBUS handler.
 ///

@@ -9,6 +9,7 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::StoredTensor;
 use crate::checkpoint::map::ByteSource;
 use crate::checkpoint::map::SourceError;
+use crate::format::compact::BITMASK_KEY;
 use crate::format::replace::Durability;
 use crate::format::replace::ReplaceError;
 use crate::format::replace::StagedFile;
@@ -77,7 +78,11 @@ pub fn rewrite(
         file.publish()?;
         return Ok(bytes);
     }
-    let mut tensors: Vec<&StoredTensor> = checkpoint.tensors().iter().collect();
+    let mut metadata = metadata.clone();
+    if let Some(record) = checkpoint.bitmask_record() {
+        metadata.insert(BITMASK_KEY.to_owned(), record.to_json());
+    }
+    let mut tensors: Vec<&StoredTensor> = checkpoint.stored_tensors().iter().collect();
     tensors.sort_by_key(|tensor| (tensor.shard, tensor.offset));
     let entries = tensors.iter().map(|tensor| Entry {
         name: tensor.name.clone(),
@@ -85,13 +90,12 @@ pub fn rewrite(
         shape: tensor.shape.clone(),
     });
     let layout = Layout::new(entries.collect())?;
-    let header = layout.header(metadata)?;
+    let header = layout.header(&metadata)?;
     let bytes = header.len() as u64 + layout.data_bytes();
     let file = StagedFile::create(target, bytes, durability)?;
     file.write_at(&header, 0)?;
     for (tensor, place) in tensors.into_iter().zip(layout.tensors()) {
         let offset = header.len() as u64 + place.begin;
-        let source = checkpoint.shards()[tensor.shard].source();
         match replaced.get(&tensor.name) {
             Some(bytes) if bytes.len() as u64 == tensor.bytes => file.write_at(bytes, offset)?,
             Some(bytes) => {
@@ -102,8 +106,7 @@ pub fn rewrite(
                 });
             }
             None => {
-                let range = tensor.offset..tensor.offset + tensor.bytes;
-                copy(&file, offset, source, range)?;
+                copy_tensor(&file, offset, checkpoint, tensor)?;
             }
         }
     }
@@ -126,6 +129,25 @@ fn copy(
         let block = source.read(begin, count as usize, &mut scratch)?;
         file.write_at(block, offset + begin - range.start)?;
         begin += count;
+    }
+    Ok(())
+}
+
+/// Writes the bytes of a tensor to `offset`, block by block.
+fn copy_tensor(
+    file: &StagedFile,
+    mut offset: u64,
+    checkpoint: &Checkpoint,
+    tensor: &StoredTensor,
+) -> Result<(), RewriteError> {
+    let mut scratch = Vec::new();
+    let (mut begin, numel) = (0, tensor.shape.numel());
+    while begin < numel {
+        // A whole number of bytes in every type.
+        let count = (BLOCK_BYTES / 8).min(numel - begin);
+        let block = checkpoint.read(tensor, begin, count, &mut scratch)?;
+        file.write_at(block, offset)?;
+        (begin, offset) = (begin + count, offset + block.len() as u64);
     }
     Ok(())
 }

@@ -182,8 +182,10 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
             if let Some(exit) = train::exit_of(cause) {
                 return Some(exit);
             }
-            let is_io =
-                cause.is::<SourceError>() || cause.is::<StdoutError>() || cause.is::<io::Error>();
+            if let Some(error) = cause.downcast_ref::<SourceError>() {
+                return Some(of_source(error));
+            }
+            let is_io = cause.is::<StdoutError>() || cause.is::<io::Error>();
             if is_io {
                 return Some(Exit::Io);
             }
@@ -219,8 +221,16 @@ fn of_data(error: &DataError) -> Exit {
 
 fn of_checkpoint(error: &CheckpointError) -> Exit {
     match error {
-        CheckpointError::Source(_) | CheckpointError::List { .. } => Exit::Io,
+        CheckpointError::Source(error) => of_source(error),
+        CheckpointError::List { .. } => Exit::Io,
         _ => Exit::Incompatible,
+    }
+}
+
+fn of_source(error: &SourceError) -> Exit {
+    match error {
+        SourceError::Content { .. } => Exit::Incompatible,
+        _ => Exit::Io,
     }
 }
 
@@ -244,7 +254,7 @@ fn of_merge(error: &MergeError) -> Exit {
         | MergeError::IntegerMismatch { .. }
         | MergeError::OpaqueMismatch { .. } => Exit::Incompatible,
         MergeError::Connectivity(_) => Exit::Connectivity,
-        MergeError::Source(_) => Exit::Io,
+        MergeError::Source(error) => of_source(error),
         MergeError::Output(error) => of_output(error),
         MergeError::Interrupted => Exit::Interrupted,
         _ => Exit::Failed,
@@ -254,7 +264,7 @@ fn of_merge(error: &MergeError) -> Exit {
 fn of_prune(error: &PruneError) -> Exit {
     match error {
         PruneError::Ingredients(error) => of_ingredients(error),
-        PruneError::Source(_) => Exit::Io,
+        PruneError::Source(error) => of_source(error),
         PruneError::Output(error) => of_output(error),
         PruneError::Fraction { .. }
         | PruneError::Phase { .. }

@@ -9,7 +9,9 @@ use serde::Serialize;
 use sms_merge::checkpoint::Convention;
 use sms_merge::checkpoint::DtypeRule;
 use sms_merge::checkpoint::Ingredients;
+use sms_merge::checkpoint::StoredTensor;
 use sms_merge::connectivity::TensorMask;
+use sms_merge::format::compact::CompactKind;
 use sms_merge::kernel::Weights;
 use sms_merge::merge::CERTIFICATE_KEY;
 use sms_merge::merge::Certificate;
@@ -164,12 +166,18 @@ impl Inspection<'_> {
                 dtype: stored.dtype.name(),
                 shape: stored.shape.dims().to_vec(),
                 numel: stored.shape.numel(),
-                bytes: stored.bytes,
+                bytes: stored.stored_bytes()
+                    + self
+                        .ingredients
+                        .stored_mask(parameter, 0)
+                        .map_or(0, StoredTensor::stored_bytes),
                 stored_as: match parameter.sources[0].convention {
                     Convention::Plain => "plain",
                     Convention::TorchPrune => "torch-prune",
                     Convention::Nncf => "nncf",
                     Convention::ModelOpt => "modelopt",
+                    Convention::Compact(CompactKind::Bitmask) => "bitmask",
+                    Convention::Compact(CompactKind::CompressedTensors) => "compressed-tensors",
                 },
                 mask: outcome.mask.as_deref().map(MaskObject::new),
             }

@@ -6,6 +6,7 @@ use crate::checkpoint::Convention;
 use crate::checkpoint::Ingredients;
 use crate::checkpoint::MaskLayout;
 use crate::checkpoint::Parameter;
+use crate::checkpoint::StoredTensor;
 use crate::connectivity::Expectation;
 use crate::connectivity::NamePatterns;
 use crate::connectivity::Resolution;
@@ -242,8 +243,11 @@ fn plan_tensor(
         shard: 0,
         offset: 0,
     };
-    let keeps_mask =
-        options.layout == MaskLayout::Keep && parameter.sources[0].convention != Convention::Plain;
+    let keeps_mask = options.layout == MaskLayout::Keep
+        && !matches!(
+            parameter.sources[0].convention,
+            Convention::Plain | Convention::Compact(_)
+        );
     let mask_slot = ingredients
         .stored_mask(parameter, 0)
         .filter(|_| keeps_mask)
@@ -323,12 +327,13 @@ fn bytes_to_read(ingredients: &Ingredients) -> u64 {
     let of_parameter = |parameter: &Parameter| -> u64 {
         let stored = (0..ingredients.count()).map(|ingredient| {
             let mask = ingredients.stored_mask(parameter, ingredient);
-            ingredients.value(parameter, ingredient).bytes + mask.map_or(0, |mask| mask.bytes)
+            let value = ingredients.value(parameter, ingredient);
+            value.stored_bytes() + mask.map_or(0, StoredTensor::stored_bytes)
         });
         stored.sum::<u64>()
             + ingredients
                 .given_mask(parameter)
-                .map_or(0, |mask| mask.bytes)
+                .map_or(0, StoredTensor::stored_bytes)
     };
     ingredients.parameters().iter().map(of_parameter).sum()
 }

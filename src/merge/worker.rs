@@ -1,6 +1,7 @@
 //! One thread of a pass: works through runs of tiles, and lets go of what it has read.
 
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::Extent;
 use crate::checkpoint::Observer;
 use crate::checkpoint::StoredTensor;
 use crate::checkpoint::map::SourceError;
@@ -138,17 +139,18 @@ impl<'a> Worker<'a> {
         tensor: &StoredTensor,
         range: TileRange,
     ) {
-        let bits = tensor.dtype.bits();
-        let begin = tensor.offset + range.begin * bits / 8;
-        let end = begin + range.count * bits / 8;
+        let Some(extent) = checkpoint.extent(tensor, range.begin, range.count) else {
+            return;
+        };
+        let Extent { shard, begin, end } = extent;
         let latest = self.used.get_mut(self.latest[reader]);
-        match latest.filter(|used| used.shard == tensor.shard && used.end == begin) {
+        match latest.filter(|used| used.shard == shard && used.end == begin) {
             Some(used) => used.end = end,
             None => {
                 self.latest[reader] = self.used.len();
                 self.used.push(Used {
                     checkpoint,
-                    shard: tensor.shard,
+                    shard,
                     begin,
                     end,
                 });

@@ -59,13 +59,15 @@ impl Reader<'_> {
         }
         let mut words = vec![0; count.div_ceil(64) as usize];
         self.backend.nonzero(&mut words, tensor.dtype, bytes)?;
-        let n_bytes = bytes.len() as u64;
-        let file = checkpoint.shards()[tensor.shard].source();
-        file.check_fault()?;
-        if begin + count == tensor.shape.numel() {
-            file.release(tensor.offset, tensor.bytes);
+        if let Some(extent) = checkpoint.extent(tensor, begin, count) {
+            let file = checkpoint.shards()[extent.shard].source();
+            file.check_fault()?;
+            if begin + count == tensor.shape.numel() {
+                let bytes = tensor.stored_bytes();
+                file.release(extent.end.saturating_sub(bytes), bytes);
+            }
+            (self.observer.advance)(extent.end - extent.begin);
         }
-        (self.observer.advance)(n_bytes);
         Ok(words)
     }
 

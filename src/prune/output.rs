@@ -66,8 +66,11 @@ impl Placed {
         let mut entries = Vec::new();
         for (index, parameter) in subject.parameters().iter().enumerate() {
             let value = subject.value(index);
-            let keeps =
-                layout == MaskLayout::Keep && parameter.sources[0].convention != Convention::Plain;
+            let keeps = layout == MaskLayout::Keep
+                && !matches!(
+                    parameter.sources[0].convention,
+                    Convention::Plain | Convention::Compact(_)
+                );
             let entry = |name: &str, dtype| Entry {
                 name: name.to_owned(),
                 dtype,

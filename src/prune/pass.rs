@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::Extent;
 use crate::checkpoint::Observer;
 use crate::checkpoint::StoredTensor;
 use crate::prune::PruneError;
@@ -252,22 +253,23 @@ impl<'a, V: Visitor> Worker<'a, V> {
         let checkpoint = subject.checkpoint();
         let mut bytes = 0;
         let mut note = |checkpoint: &'a Checkpoint, tensor: &StoredTensor| {
-            let bits = tensor.dtype.bits();
-            let from = tensor.offset + begin * bits / 8;
-            let to = from + count * bits / 8;
-            bytes += to - from;
-            let known = self.used.iter_mut().find(|used| {
-                std::ptr::eq(used.checkpoint, checkpoint) && used.shard == tensor.shard
-            });
+            let Some(Extent { shard, begin, end }) = checkpoint.extent(tensor, begin, count) else {
+                return;
+            };
+            bytes += end - begin;
+            let known = self
+                .used
+                .iter_mut()
+                .find(|used| std::ptr::eq(used.checkpoint, checkpoint) && used.shard == shard);
             match known {
                 Some(used) => {
-                    (used.begin, used.end) = (used.begin.min(from), used.end.max(to));
+                    (used.begin, used.end) = (used.begin.min(begin), used.end.max(end));
                 }
                 None => self.used.push(Used {
                     checkpoint,
-                    shard: tensor.shard,
-                    begin: from,
-                    end: to,
+                    shard,
+                    begin,
+                    end,
                 }),
             }
         };

@@ -105,13 +105,13 @@ pub fn masks_of_zeros(graph: &Graph, weights: &Weights) -> Masks {
 /// [`MaskError`] names the tensor.
 pub fn read_masks(graph: &Graph, file: &Checkpoint) -> Result<Masks, MaskError> {
     let mut masks = vec![None; graph.parameters.len()];
-    for tensor in file.tensors() {
+    for (_, tensor, name) in file.masks() {
         let find = |name: &str| {
             let mut parameters = graph.parameters.iter();
             parameters.position(|other| other.name == name && other.role == Role::Weight)
         };
-        let stripped = tensor.name.strip_suffix(SUFFIX);
-        let found = find(&tensor.name).or_else(|| stripped.and_then(find));
+        let stripped = name.strip_suffix(SUFFIX);
+        let found = find(name).or_else(|| stripped.and_then(find));
         let Some(idx) = found else {
             return Err(MaskError::Stray {
                 path: file.path().to_owned(),

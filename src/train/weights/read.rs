@@ -44,7 +44,7 @@ impl Weights {
     /// [`WeightsError`] names the tensor: one that is missing or that the graph has
     /// not, another shape or type.
     pub fn read(graph: &Graph, checkpoint: &Checkpoint) -> Result<Self, WeightsError> {
-        let tensors = checkpoint.tensors().iter();
+        let tensors = checkpoint.weights();
         graph
             .check_tensors(tensors.map(|tensor| (tensor.name.as_str(), &tensor.shape)))
             .map_err(|source| WeightsError::Fit {

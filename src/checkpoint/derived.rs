@@ -1,0 +1,145 @@
+//! Tensors whose bytes are made of what a file holds when they are read.
+//!
+//! A checkpoint shows logical tensors: a name, an element type, a shape and bytes of
+//! that shape. Of most the bytes stand in a file as they are ([`Content::Plain`]). Of
+//! others [`Checkpoint::read`](super::Checkpoint::read) makes them, stretch by stretch,
+//! so that nothing above this room sees a difference:
+//!
+//! - a compact tensor is two of them, values ([`Content::Values`]) and mask
+//!   ([`Content::Mask`]), of one [`Compact`];
+//! - what is small, or has no better form, is held in memory ([`Content::Owned`]).
+//!
+//! **A new format** adds an opener to `checkpoint/open.rs`, which is chosen by the first
+//! bytes of a file, and where its tensors lie otherwise than row-major, a variant of
+//! [`Content`] with its arms in `read` and `extent`. `read` must fill `scratch` by one
+//! stretch and never hold more than that; what it finds wrong with the file is a
+//! [`ContentError`](super::ContentError). A tensor that is the mask of another by the
+//! format says so in [`StoredTensor::mask_of`](super::StoredTensor::mask_of); that mask
+//! is explicit, which means that a retained zero stays retained.
+
+mod compact;
+mod resolve;
+
+use std::sync::Arc;
+
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::StoredTensor;
+use crate::checkpoint::map::SourceError;
+use crate::format::compact::BitmaskRecord;
+use crate::format::compact::CompactKind;
+
+pub use compact::Compact;
+pub(super) use resolve::ResolveError;
+pub(super) use resolve::resolve;
+
+/// Where the bytes of a tensor come from.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// A stretch of a file, as it is.
+    Plain,
+    /// Retained values, spread over the shape; zeros elsewhere.
+    Values(Arc<Compact>),
+    /// The mask of such a tensor, as BOOL.
+    Mask(Arc<Compact>),
+    /// Memory.
+    Owned(Arc<[u8]>),
+}
+
+/// A stretch of a shard's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Index of the shard.
+    pub shard: usize,
+    /// Offset of the first byte in the file.
+    pub begin: u64,
+    /// Offset of the byte after the last.
+    pub end: u64,
+}
+
+impl StoredTensor {
+    /// Bytes that the tensor takes in its file.
+    pub fn stored_bytes(&self) -> u64 {
+        match &self.content {
+            Content::Plain => self.bytes,
+            Content::Values(compact) => compact.value_bytes(),
+            Content::Mask(compact) => compact.mask_bytes(),
+            Content::Owned(_) => 0,
+        }
+    }
+
+    /// What the tensor is made of, if it is stored compact.
+    pub fn compact(&self) -> Option<&Compact> {
+        match &self.content {
+            Content::Values(compact) | Content::Mask(compact) => Some(compact),
+            Content::Plain | Content::Owned(_) => None,
+        }
+    }
+}
+
+impl Checkpoint {
+    /// What the metadata says of the tensors in our bitmask layout; `None` if there are
+    /// none.
+    pub(crate) fn bitmask_record(&self) -> Option<BitmaskRecord> {
+        let is_bitmask = |tensor: &&StoredTensor| match &tensor.content {
+            Content::Values(compact) => compact.kind == CompactKind::Bitmask,
+            _ => false,
+        };
+        let tensors = self.tensors().iter().filter(is_bitmask);
+        let parts = tensors.map(|tensor| (tensor.name.as_str(), tensor.dtype, &tensor.shape));
+        let record = BitmaskRecord::new(parts);
+        (!record.tensors.is_empty()).then_some(record)
+    }
+
+    /// Elements `[begin, begin + count)` of a tensor: borrowed from the mapping, or put
+    /// into `scratch`. `begin` and `count` must be whole bytes of a sub-byte type.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the file has become shorter, cannot be read, or holds something
+    /// that no tensor can be made of.
+    pub fn read<'a>(
+        &'a self,
+        tensor: &StoredTensor,
+        begin: u64,
+        count: u64,
+        scratch: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8], SourceError> {
+        let bits = tensor.dtype.bits();
+        let (offset, len) = (begin * bits / 8, (count * bits / 8) as usize);
+        match &tensor.content {
+            Content::Plain => {
+                let source = self.shards[tensor.shard].source();
+                return source.read(tensor.offset + offset, len, scratch);
+            }
+            Content::Values(compact) => compact.read_values(self, begin, count, scratch)?,
+            Content::Mask(compact) => compact.read_mask(self, begin, count, scratch)?,
+            Content::Owned(bytes) => {
+                scratch.clear();
+                scratch.extend_from_slice(&bytes[offset as usize..][..len]);
+            }
+        }
+        Ok(scratch)
+    }
+
+    /// The bytes that [`read`](Self::read) of these elements takes from a file: to watch
+    /// for faults and to let go of. Stretches of one tensor that follow each other have
+    /// extents that do.
+    pub fn extent(&self, tensor: &StoredTensor, begin: u64, count: u64) -> Option<Extent> {
+        match &tensor.content {
+            Content::Plain => {
+                let bits = tensor.dtype.bits();
+                Some(Extent {
+                    shard: tensor.shard,
+                    begin: tensor.offset + begin * bits / 8,
+                    end: tensor.offset + (begin + count) * bits / 8,
+                })
+            }
+            // What cannot be told here is an error when it is read.
+            Content::Values(compact) => compact.value_extent(self, begin, count).ok(),
+            Content::Mask(compact) => Some(compact.mask_extent(begin, count)),
+            Content::Owned(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+//! Opening files: paths walk in, checkpoints whose headers are valid walk out.
+//!
+//! The first bytes of a file choose its opener ([`Checkpoint::open_file`]). An opener
+//! returns one [`Opened`]: the shard, its tensors and, where the tensors of several
+//! files go together, what has to be known of each.
+
+use std::path::Path;
+
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::CheckpointError;
+use crate::checkpoint::Content;
+use crate::checkpoint::OpenOptions;
+use crate::checkpoint::Shard;
+use crate::checkpoint::StoredTensor;
+use crate::checkpoint::derived::ResolveError;
+use crate::checkpoint::derived::resolve;
+use crate::checkpoint::map::Access;
+use crate::checkpoint::map::ByteSource;
+use crate::format::compact::BITMASK_KEY;
+use crate::format::safetensors;
+use crate::format::safetensors::Header;
+use crate::format::safetensors::TensorInfo;
+use crate::format::shard_index;
+use crate::format::sniff::Foreign;
+use crate::format::sniff::SNIFF_BYTES;
+use crate::format::sniff::sniff;
+
+/// Largest shard index that is read: 100,000 tensors take about 10 MB.
+const INDEX_LIMIT: u64 = 256 << 20;
+
+/// An open safetensors file.
+struct Opened {
+    shard: Shard,
+    /// In the order of their bytes.
+    tensors: Vec<TensorInfo>,
+    /// Where the bytes of the tensors begin in the file.
+    data_begin: u64,
+    /// What the metadata says of compact tensors. It is about how tensors are stored,
+    /// which nobody above sees, and no part of [`Checkpoint::metadata`].
+    bitmask: Option<String>,
+}
+
+impl Checkpoint {
+    pub(super) fn open_file(path: &Path, options: &OpenOptions) -> Result<Self, CheckpointError> {
+        let opened = open_shard(path, options)?;
+        let tensors = stored_tensors(opened.tensors, 0, opened.data_begin).collect();
+        Self::new(vec![opened.shard], tensors).resolved(path, opened.bitmask.as_slice())
+    }
+
+    pub(super) fn open_index(path: &Path, options: &OpenOptions) -> Result<Self, CheckpointError> {
+        let index = read_index(path)?;
+        let mut shard_names: Vec<&str> = index.weight_map.values().map(String::as_str).collect();
+        shard_names.sort_unstable();
+        shard_names.dedup();
+        let directory = path.parent().unwrap_or(Path::new(""));
+        let mut shards = Vec::with_capacity(shard_names.len());
+        let mut tensors = Vec::with_capacity(index.weight_map.len());
+        let mut records = Vec::new();
+        for shard_name in shard_names {
+            let opened = open_shard(&directory.join(shard_name), options)?;
+            let in_shard = opened.tensors;
+            let is_placed = |tensor: &TensorInfo| {
+                index.weight_map.get(&tensor.name).map(String::as_str) == Some(shard_name)
+            };
+            if let Some(stray) = in_shard.iter().find(|tensor| !is_placed(tensor)) {
+                return Err(CheckpointError::NotInIndex {
+                    path: path.to_owned(),
+                    shard: shard_name.to_owned(),
+                    tensor: stray.name.clone(),
+                });
+            }
+            tensors.extend(stored_tensors(in_shard, shards.len(), opened.data_begin));
+            shards.push(opened.shard);
+            records.extend(opened.bitmask);
+        }
+        let mut checkpoint = Self::new(shards, tensors);
+        checkpoint.index = Some(path.to_owned());
+        let mut placed = index.weight_map.iter();
+        if let Some((tensor, shard)) = placed.find(|(tensor, _)| checkpoint.find(tensor).is_none())
+        {
+            return Err(CheckpointError::NotInShard {
+                path: path.to_owned(),
+                shard: shard.clone(),
+                tensor: tensor.clone(),
+            });
+        }
+        checkpoint.resolved(path, &records)
+    }
+
+    /// The checkpoint with its compact tensors in place of their parts.
+    fn resolved(mut self, path: &Path, records: &[String]) -> Result<Self, CheckpointError> {
+        let path = || path.to_owned();
+        match resolve(&self, records.iter().map(String::as_str)) {
+            Ok(None) => {}
+            Ok(Some(logical)) => {
+                self.stored = Some(std::mem::replace(&mut self.tensors, logical));
+            }
+            Err(ResolveError::Source(error)) => return Err(error.into()),
+            Err(ResolveError::Compact(source)) => {
+                let path = path();
+                return Err(CheckpointError::Compact { path, source });
+            }
+        }
+        Ok(self)
+    }
+}
+
+fn stored_tensors(
+    tensors: Vec<TensorInfo>,
+    shard: usize,
+    data_begin: u64,
+) -> impl Iterator<Item = StoredTensor> {
+    tensors.into_iter().map(move |tensor| StoredTensor {
+        name: tensor.name,
+        dtype: tensor.dtype,
+        shape: tensor.shape,
+        shard,
+        offset: data_begin + tensor.begin,
+        bytes: tensor.end - tensor.begin,
+        content: Content::Plain,
+        mask_of: None,
+    })
+}
+
+/// Opens one file.
+fn open_shard(path: &Path, options: &OpenOptions) -> Result<Opened, CheckpointError> {
+    let source = ByteSource::open(path, options.access)?;
+    let file_bytes = source.bytes();
+    let mut scratch = Vec::new();
+    let first = source.read(0, file_bytes.min(SNIFF_BYTES as u64) as usize, &mut scratch)?;
+    if let Some(found) = sniff(first) {
+        return Err(CheckpointError::Foreign {
+            path: path.to_owned(),
+            found,
+        });
+    }
+    let bad_header = |source| CheckpointError::Header {
+        path: path.to_owned(),
+        source,
+    };
+    let header_bytes =
+        safetensors::header_len(first, file_bytes, options.header_limit).map_err(bad_header)?;
+    let json = source.read(8, header_bytes as usize, &mut scratch)?;
+    let data_begin = 8 + header_bytes;
+    let parsed = safetensors::parse(json, file_bytes - data_begin);
+    // A header read from pages that are gone says nothing about the file.
+    source.check_fault()?;
+    let mut header: Header = parsed.map_err(bad_header)?;
+    source.release(0, data_begin);
+    let bitmask = header.metadata.remove(BITMASK_KEY);
+    let metadata = header.metadata;
+    Ok(Opened {
+        shard: Shard { source, metadata },
+        tensors: header.tensors,
+        data_begin,
+        bitmask,
+    })
+}
+
+fn read_index(path: &Path) -> Result<shard_index::ShardIndex, CheckpointError> {
+    let source = ByteSource::open(path, Access::Pread)?;
+    if source.bytes() > INDEX_LIMIT {
+        return Err(CheckpointError::IndexTooLarge {
+            path: path.to_owned(),
+            found: source.bytes(),
+            limit: INDEX_LIMIT,
+        });
+    }
+    let mut scratch = Vec::new();
+    let text = source.read(0, source.bytes() as usize, &mut scratch)?;
+    if let Some(found) = sniff(text).filter(|&found| found != Foreign::Json) {
+        return Err(CheckpointError::Foreign {
+            path: path.to_owned(),
+            found,
+        });
+    }
+    shard_index::parse(text).map_err(|source| CheckpointError::Index {
+        path: path.to_owned(),
+        source,
+    })
+}
