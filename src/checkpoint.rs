@@ -9,6 +9,7 @@ mod error;
 mod ingredients;
 pub mod map;
 mod observer;
+mod onnx;
 mod open;
 mod output;
 mod rewrite;
@@ -134,6 +135,8 @@ pub struct Checkpoint {
     tensors: Vec<StoredTensor>,
     /// What the files hold, where that is something else.
     stored: Option<Vec<StoredTensor>>,
+    /// What a model has beside its tensors.
+    graph: Option<Box<onnx::Graph>>,
 }
 
 impl Checkpoint {
@@ -170,6 +173,7 @@ impl Checkpoint {
             shards,
             tensors,
             stored: None,
+            graph: None,
         }
     }
 

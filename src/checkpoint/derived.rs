@@ -27,6 +27,8 @@ use crate::checkpoint::StoredTensor;
 use crate::checkpoint::map::SourceError;
 use crate::format::compact::BitmaskRecord;
 use crate::format::compact::CompactKind;
+use crate::format::onnx::read::Scattered;
+use crate::format::onnx::read::Values;
 
 pub use compact::Compact;
 pub(super) use resolve::ResolveError;
@@ -41,6 +43,12 @@ pub enum Content {
     Values(Arc<Compact>),
     /// The mask of such a tensor, as BOOL.
     Mask(Arc<Compact>),
+    /// Elements of a model that lie in no fixed places.
+    Fields(Arc<Values>),
+    /// Retained values of a model with a list of their places; zeros elsewhere.
+    Scattered(Arc<Scattered>),
+    /// The mask of such a tensor, as BOOL.
+    ScatteredMask(Arc<Scattered>),
     /// Memory.
     Owned(Arc<[u8]>),
 }
@@ -63,6 +71,9 @@ impl StoredTensor {
             Content::Plain => self.bytes,
             Content::Values(compact) => compact.value_bytes(),
             Content::Mask(compact) => compact.mask_bytes(),
+            Content::Fields(values) => values.bytes(),
+            Content::Scattered(scattered) => scattered.values().bytes(),
+            Content::ScatteredMask(scattered) => scattered.place_bytes(),
             Content::Owned(_) => 0,
         }
     }
@@ -71,7 +82,7 @@ impl StoredTensor {
     pub fn compact(&self) -> Option<&Compact> {
         match &self.content {
             Content::Values(compact) | Content::Mask(compact) => Some(compact),
-            Content::Plain | Content::Owned(_) => None,
+            _ => None,
         }
     }
 }
@@ -112,6 +123,13 @@ impl Checkpoint {
             }
             Content::Values(compact) => compact.read_values(self, begin, count, scratch)?,
             Content::Mask(compact) => compact.read_mask(self, begin, count, scratch)?,
+            Content::Fields(values) => self.read_fields(values, begin, count, scratch)?,
+            Content::Scattered(scattered) => {
+                self.read_scattered(scattered, begin, count, scratch)?;
+            }
+            Content::ScatteredMask(scattered) => {
+                self.read_scattered_mask(scattered, begin, count, scratch)?;
+            }
             Content::Owned(bytes) => {
                 scratch.clear();
                 scratch.extend_from_slice(&bytes[offset as usize..][..len]);
@@ -136,6 +154,8 @@ impl Checkpoint {
             // What cannot be told here is an error when it is read.
             Content::Values(compact) => compact.value_extent(self, begin, count).ok(),
             Content::Mask(compact) => Some(compact.mask_extent(begin, count)),
+            // Reading these watches for faults itself.
+            Content::Fields(_) | Content::Scattered(_) | Content::ScatteredMask(_) => None,
             Content::Owned(_) => None,
         }
     }

@@ -16,6 +16,7 @@ use crate::checkpoint::derived::ResolveError;
 use crate::checkpoint::derived::resolve;
 use crate::checkpoint::map::Access;
 use crate::checkpoint::map::ByteSource;
+use crate::checkpoint::onnx::is_model;
 use crate::format::compact::BITMASK_KEY;
 use crate::format::safetensors;
 use crate::format::safetensors::Header;
@@ -42,7 +43,13 @@ struct Opened {
 
 impl Checkpoint {
     pub(super) fn open_file(path: &Path, options: &OpenOptions) -> Result<Self, CheckpointError> {
-        let opened = open_shard(path, options)?;
+        let source = ByteSource::open(path, options.access)?;
+        let mut scratch = Vec::new();
+        let first = first_bytes(path, &source, &mut scratch)?;
+        if is_model(path, first) {
+            return Self::open_model(path, source, options);
+        }
+        let opened = open_shard(path, source, options)?;
         let tensors = stored_tensors(opened.tensors, 0, opened.data_begin).collect();
         Self::new(vec![opened.shard], tensors).resolved(path, opened.bitmask.as_slice())
     }
@@ -57,7 +64,9 @@ impl Checkpoint {
         let mut tensors = Vec::with_capacity(index.weight_map.len());
         let mut records = Vec::new();
         for shard_name in shard_names {
-            let opened = open_shard(&directory.join(shard_name), options)?;
+            let shard_path = directory.join(shard_name);
+            let source = ByteSource::open(&shard_path, options.access)?;
+            let opened = open_shard(&shard_path, source, options)?;
             let in_shard = opened.tensors;
             let is_placed = |tensor: &TensorInfo| {
                 index.weight_map.get(&tensor.name).map(String::as_str) == Some(shard_name)
@@ -122,18 +131,32 @@ fn stored_tensors(
     })
 }
 
-/// Opens one file.
-fn open_shard(path: &Path, options: &OpenOptions) -> Result<Opened, CheckpointError> {
-    let source = ByteSource::open(path, options.access)?;
-    let file_bytes = source.bytes();
-    let mut scratch = Vec::new();
-    let first = source.read(0, file_bytes.min(SNIFF_BYTES as u64) as usize, &mut scratch)?;
-    if let Some(found) = sniff(first) {
-        return Err(CheckpointError::Foreign {
+/// The first bytes of a file, which is none of those that hold no tensors.
+fn first_bytes<'s>(
+    path: &Path,
+    source: &'s ByteSource,
+    scratch: &'s mut Vec<u8>,
+) -> Result<&'s [u8], CheckpointError> {
+    let len = source.bytes().min(SNIFF_BYTES as u64) as usize;
+    let first = source.read(0, len, scratch)?;
+    match sniff(first) {
+        None => Ok(first),
+        Some(found) => Err(CheckpointError::Foreign {
             path: path.to_owned(),
             found,
-        });
+        }),
     }
+}
+
+/// Opens one file of a checkpoint.
+fn open_shard(
+    path: &Path,
+    source: ByteSource,
+    options: &OpenOptions,
+) -> Result<Opened, CheckpointError> {
+    let file_bytes = source.bytes();
+    let mut scratch = Vec::new();
+    let first = first_bytes(path, &source, &mut scratch)?;
     let bad_header = |source| CheckpointError::Header {
         path: path.to_owned(),
         source,

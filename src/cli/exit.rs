@@ -237,6 +237,7 @@ fn of_source(error: &SourceError) -> Exit {
 fn of_ingredients(error: &IngredientsError) -> Exit {
     match error {
         IngredientsError::None | IngredientsError::Nothing => Exit::Usage,
+        IngredientsError::Source(error) => of_source(error),
         _ => Exit::Incompatible,
     }
 }
@@ -247,6 +248,7 @@ fn of_merge(error: &MergeError) -> Exit {
         | MergeError::WeightCount { .. }
         | MergeError::Weights(_)
         | MergeError::OutputDtype { .. }
+        | MergeError::Model { .. }
         | MergeError::UnusedPattern { .. } => Exit::Usage,
         MergeError::Ingredients(error) => of_ingredients(error),
         MergeError::NotAMask { .. }
@@ -280,6 +282,8 @@ fn of_output(error: &OutputError) -> Exit {
     match error {
         OutputError::Replace(error) if error.kind() == Failure::Refused => Exit::Usage,
         OutputError::Replace(_) | OutputError::Space { .. } => Exit::Io,
+        OutputError::Template(error) => of_source(error),
+        OutputError::OffMask { .. } => Exit::Connectivity,
         _ => Exit::Usage,
     }
 }

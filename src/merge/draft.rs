@@ -9,6 +9,7 @@ use crate::checkpoint::Ingredients;
 use crate::checkpoint::checkpoint_digest;
 use crate::connectivity::Connectivity;
 use crate::connectivity::Expectation;
+use crate::format::onnx::splice::metadata;
 use crate::format::safetensors::LayoutError;
 use crate::merge::certificate::Certificate;
 use crate::merge::certificate::IngredientRecord;
@@ -60,22 +61,27 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Bytes that each header takes at most: digests have one length, and counts are
-    /// at their longest where everything is retained.
-    pub(super) fn reserve_headers(&self) -> Result<Vec<u64>, LayoutError> {
+    /// A certificate without records of tensors, at its longest.
+    fn bare_certificate(&self) -> Certificate {
         let numel = self
             .ingredients
             .parameters()
             .iter()
             .map(|parameter| parameter.shape.numel())
             .sum();
-        let bare = Certificate::new(
+        Certificate::new(
             SoupRecord::new(self.options, open_digest(), self.records.clone()),
             self.recorded_options(self.ingredients.mask_file().map(|_| open_digest())),
             open_digest(),
             (numel, numel),
             BTreeMap::new(),
-        );
+        )
+    }
+
+    /// Bytes that each header takes at most: digests have one length, and counts are
+    /// at their longest where everything is retained.
+    pub(super) fn reserve_headers(&self) -> Result<Vec<u64>, LayoutError> {
+        let bare = self.bare_certificate();
         let mut metadata = self.metadata.clone();
         metadata.insert(CERTIFICATE_KEY.to_owned(), bare.to_json(|_| true));
         let mut records = vec![0; self.plan.layouts.len()];
@@ -97,6 +103,33 @@ impl<'a> Draft<'a> {
                 Ok(bytes.next_multiple_of(ALIGNMENT) as u64)
             })
             .collect()
+    }
+
+    /// Bytes that a model's metadata takes at most.
+    pub(super) fn reserve_metadata(&self) -> u64 {
+        metadata(CERTIFICATE_KEY, &" ".repeat(self.reserve_certificate())).len() as u64
+    }
+
+    /// A model's metadata, padded to the reserved length: white space may follow JSON.
+    pub(super) fn metadata(&self, certificate: &Certificate) -> Vec<u8> {
+        let text = certificate.to_json(|_| true);
+        let padded = format!("{text:<width$}", width = self.reserve_certificate());
+        metadata(CERTIFICATE_KEY, &padded)
+    }
+
+    /// Bytes of the longest certificate, as JSON.
+    fn reserve_certificate(&self) -> usize {
+        let records: usize = self
+            .plan
+            .tensors
+            .iter()
+            .map(|planned| {
+                let parameter = &self.ingredients.parameters()[planned.parameter];
+                let may_have_mask = planned.expectation != Expectation::Dense;
+                TensorRecord::longest(&planned.slot.name, parameter.shape.numel(), may_have_mask)
+            })
+            .sum();
+        self.bare_certificate().to_json(|_| true).len() + records
     }
 
     /// The headers, each padded to its reserved length.

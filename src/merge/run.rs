@@ -145,20 +145,27 @@ pub fn merge(
     let (metadata, dropped_metadata) = carried_metadata(ingredients);
     let plan = resolve_plan(plan, ingredients, options, observer)?;
     let draft = Draft::new(ingredients, options, &plan, metadata, files);
-    let headers = draft.reserve_headers()?;
+    let model_bytes = destination.model_bytes();
+    if model_bytes.is_some() {
+        refuse_for_model(ingredients, options)?;
+    }
+    let headers = match model_bytes {
+        Some(_) => vec![draft.reserve_metadata()],
+        None => draft.reserve_headers()?,
+    };
     let sidecars = destination.sidecars(ingredients)?;
-    let bytes_written = headers.iter().sum::<u64>() + plan.bytes_to_write;
+    let bytes_written = headers.iter().sum::<u64>() + model_bytes.unwrap_or(plan.bytes_to_write);
     destination.require_space(bytes_written)?;
     let fill = |output: &StagedOutput<'_>| {
         let outcome = Job::new(ingredients, &plan, options, Sink::Write(output)).run(observer)?;
         let connectivity =
             prove(&outcome, ingredients, options).map_err(MergeError::Connectivity)?;
         let certificate = draft.certificate(&outcome, &connectivity);
-        for (shard, bytes) in draft
-            .headers(&certificate, &headers)?
-            .into_iter()
-            .enumerate()
-        {
+        let texts = match model_bytes {
+            Some(_) => vec![draft.metadata(&certificate)],
+            None => draft.headers(&certificate, &headers)?,
+        };
+        for (shard, bytes) in texts.into_iter().enumerate() {
             output.write_header(shard, &bytes)?;
         }
         ingredients
@@ -174,8 +181,12 @@ pub fn merge(
         }
         Ok((outcome, connectivity, certificate))
     };
-    let (outcome, connectivity, certificate) =
-        destination.write(&headers, &plan.layouts, &sidecars, fill)?;
+    let (outcome, connectivity, certificate) = match (model_bytes, plan.layouts.as_slice()) {
+        (Some(_), [layout]) => {
+            destination.write_model(&ingredients.checkpoints()[0], layout, headers[0], fill)?
+        }
+        _ => destination.write(&headers, &plan.layouts, &sidecars, fill)?,
+    };
     let distances = outcome
         .distances
         .as_ref()
@@ -192,6 +203,30 @@ pub fn merge(
         needs_recalibration,
         bytes_written,
     })
+}
+
+/// Refuses what cannot be said in the graph of the first ingredient.
+fn refuse_for_model(ingredients: &Ingredients, options: &MergeOptions) -> Result<(), MergeError> {
+    let mut tensors = ingredients.checkpoints()[0].tensors().iter();
+    let is_sparse = tensors.any(|tensor| tensor.mask_of.is_some());
+    let refused = [
+        (
+            !options.include.is_empty() || !options.exclude.is_empty(),
+            "`--include` and `--exclude` leave initialisers out, and a graph needs all",
+        ),
+        (
+            options.dtype.is_some(),
+            "`--dtype` changes element types, and the graph says others",
+        ),
+        (
+            is_sparse && options.rules.policy != MismatchPolicy::Error,
+            "`--on-mask-mismatch` changes masks, and those of sparse initialisers stay",
+        ),
+    ];
+    match refused.into_iter().find(|(is_refused, _)| *is_refused) {
+        None => Ok(()),
+        Some((_, reason)) => Err(MergeError::Model { reason }),
+    }
 }
 
 /// The certificate that a soup would get for what was found.

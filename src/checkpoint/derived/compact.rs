@@ -44,6 +44,29 @@ pub struct Compact {
 }
 
 impl Compact {
+    /// A tensor of `numel` elements, one bit for each in `bitmask` and `retained` values,
+    /// called so in messages.
+    pub(in crate::checkpoint) fn of_bitmask(
+        names: (String, String),
+        (dtype, numel, retained): (Dtype, u64, u64),
+        values: Extent,
+        bitmask: Extent,
+    ) -> Self {
+        Self {
+            kind: CompactKind::Bitmask,
+            names,
+            dtype,
+            numel,
+            row_elements: numel,
+            retained,
+            values,
+            bitmask,
+            row_offsets: None,
+            ranks: OnceLock::new(),
+            counting: Mutex::new(()),
+        }
+    }
+
     /// Number of retained elements, which is that of the values.
     pub fn retained(&self) -> u64 {
         self.retained
@@ -101,7 +124,11 @@ impl Compact {
     }
 
     /// Number of values before an element.
-    pub(super) fn rank(&self, checkpoint: &Checkpoint, element: u64) -> Result<u64, SourceError> {
+    pub(in crate::checkpoint) fn rank(
+        &self,
+        checkpoint: &Checkpoint,
+        element: u64,
+    ) -> Result<u64, SourceError> {
         let ranks = self.ranks(checkpoint)?;
         if element >= self.numel {
             return Ok(self.retained);
@@ -218,7 +245,7 @@ impl Compact {
     }
 
     /// Mask words of a stretch of elements.
-    pub(super) fn read_words(
+    pub(in crate::checkpoint) fn read_words(
         &self,
         checkpoint: &Checkpoint,
         begin: u64,

@@ -13,8 +13,10 @@
 
 mod compare;
 mod decode;
+mod element;
 mod error;
 mod graph;
+mod replace;
 mod scatter;
 pub(super) mod schema;
 mod stream;
