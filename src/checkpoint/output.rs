@@ -2,6 +2,7 @@
 //! is complete.
 
 mod model;
+mod replaced;
 mod sidecars;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,7 @@ use crate::tensor::Printable;
 use model::ModelOutput;
 use model::StagedModel;
 use model::is_model_name;
+pub(crate) use replaced::write_replaced;
 pub use sidecars::Sidecars;
 
 /// Why a checkpoint cannot be written to its place.

@@ -13,6 +13,7 @@ use sms_merge::checkpoint::IngredientsError;
 use sms_merge::checkpoint::OutputError;
 use sms_merge::checkpoint::map::SourceError;
 use sms_merge::connectivity::Mismatch;
+use sms_merge::export::template::TemplateError;
 use sms_merge::format::replace::Failure;
 use sms_merge::graph::models::ModelError;
 use sms_merge::merge::CertificateError;
@@ -163,6 +164,9 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
             if let Some(error) = cause.downcast_ref::<PruneError>() {
                 return Some(of_prune(error));
             }
+            if let Some(error) = cause.downcast_ref::<TemplateError>() {
+                return Some(of_template(error));
+            }
             if let Some(error) = cause.downcast_ref::<OutputError>() {
                 return Some(of_output(error));
             }
@@ -274,6 +278,15 @@ fn of_prune(error: &PruneError) -> Exit {
         | PruneError::Pattern { .. } => Exit::Usage,
         PruneError::Interrupted => Exit::Interrupted,
         PruneError::Layout(_) | PruneError::Kernel(_) => Exit::Failed,
+        _ => Exit::Incompatible,
+    }
+}
+
+fn of_template(error: &TemplateError) -> Exit {
+    match error {
+        TemplateError::Source(error) => of_source(error),
+        TemplateError::Output(error) => of_output(error),
+        TemplateError::Interrupted => Exit::Interrupted,
         _ => Exit::Incompatible,
     }
 }
