@@ -11,6 +11,7 @@ mod data;
 #[cfg(feature = "train")]
 mod eval;
 mod exit;
+mod export;
 #[cfg(feature = "train")]
 mod images;
 mod ingredients;
@@ -94,6 +95,7 @@ fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit>
         Command::Prune(arguments) => prune::run(arguments, interrupted),
         Command::Mask(arguments) => mask::run(arguments, interrupted),
         Command::Model(arguments) => model::run(arguments, interrupted),
+        Command::Export(arguments) => export::run(arguments, interrupted),
         #[cfg(feature = "train")]
         Command::Data(arguments) => data::run(arguments),
         #[cfg(feature = "train")]

@@ -3,6 +3,7 @@
 //! Bytes walk in and headers walk out; going the other way, tensors to write
 //! walk in and bytes walk out. Maps no file and computes with no value.
 
+pub mod onnx;
 #[cfg(feature = "train")]
 pub mod png;
 pub mod replace;

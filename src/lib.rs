@@ -4,6 +4,7 @@
 
 pub mod checkpoint;
 pub mod connectivity;
+pub mod export;
 pub mod format;
 pub mod graph;
 pub mod kernel;

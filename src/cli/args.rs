@@ -10,6 +10,8 @@ pub(crate) mod data;
 #[cfg(feature = "train")]
 #[path = "args/eval.rs"]
 pub(crate) mod eval;
+#[path = "args/export.rs"]
+pub(crate) mod export;
 #[cfg(feature = "train")]
 #[path = "args/learning.rs"]
 pub(crate) mod learning;
@@ -179,6 +181,7 @@ pub(crate) enum Command {
     Prune(Box<PruneArguments>),
     Mask(MaskCommandArguments),
     Model(model::ModelArguments),
+    Export(Box<export::ExportArguments>),
     #[cfg(feature = "train")]
     Data(data::DataArguments),
     #[cfg(feature = "train")]

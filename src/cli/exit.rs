@@ -1,6 +1,7 @@
 //! How a run ends: errors walk in, an exit status and lines for people (or an object
 //! for programs) walk out.
 
+mod export;
 #[cfg(feature = "train")]
 mod train;
 
@@ -13,6 +14,7 @@ use sms_merge::checkpoint::IngredientsError;
 use sms_merge::checkpoint::OutputError;
 use sms_merge::checkpoint::map::SourceError;
 use sms_merge::connectivity::Mismatch;
+use sms_merge::export::onnx::OnnxError;
 use sms_merge::format::replace::Failure;
 use sms_merge::graph::models::ModelError;
 use sms_merge::merge::CertificateError;
@@ -162,6 +164,9 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
             }
             if let Some(error) = cause.downcast_ref::<PruneError>() {
                 return Some(of_prune(error));
+            }
+            if let Some(error) = cause.downcast_ref::<OnnxError>() {
+                return Some(export::of_onnx(error));
             }
             if let Some(error) = cause.downcast_ref::<OutputError>() {
                 return Some(of_output(error));

@@ -1,0 +1,29 @@
+//! `sms-merge export`: a checkpoint walks in, a file in a format of others walks out.
+
+mod onnx;
+
+use std::sync::atomic::AtomicBool;
+
+use crate::cli::args::export::ExportArguments;
+use crate::cli::exit::Exit;
+use crate::cli::exit::UsageError;
+use crate::cli::text::shown;
+
+/// Exports.
+pub(crate) fn run(arguments: &ExportArguments, interrupted: &AtomicBool) -> anyhow::Result<Exit> {
+    if arguments
+        .output
+        .extension()
+        .is_some_and(|end| end == "onnx")
+    {
+        return onnx::run(arguments, interrupted);
+    }
+    Err(UsageError {
+        message: format!(
+            "`{}` does not say which format to write",
+            shown(&arguments.output)
+        ),
+        next: Some("end the output in .onnx".to_owned()),
+    }
+    .into())
+}
