@@ -5,6 +5,7 @@
 
 pub mod compact;
 pub mod onnx;
+pub mod onnx;
 #[cfg(feature = "train")]
 pub mod png;
 pub mod replace;

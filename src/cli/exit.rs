@@ -1,6 +1,7 @@
 //! How a run ends: errors walk in, an exit status and lines for people (or an object
 //! for programs) walk out.
 
+mod export;
 #[cfg(feature = "train")]
 mod train;
 
@@ -14,6 +15,7 @@ use sms_merge::checkpoint::OutputError;
 use sms_merge::checkpoint::map::SourceError;
 use sms_merge::connectivity::Mismatch;
 use sms_merge::export::template::TemplateError;
+use sms_merge::export::onnx::OnnxError;
 use sms_merge::format::replace::Failure;
 use sms_merge::graph::models::ModelError;
 use sms_merge::merge::CertificateError;
@@ -166,6 +168,8 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
             }
             if let Some(error) = cause.downcast_ref::<TemplateError>() {
                 return Some(of_template(error));
+            if let Some(error) = cause.downcast_ref::<OnnxError>() {
+                return Some(export::of_onnx(error));
             }
             if let Some(error) = cause.downcast_ref::<OutputError>() {
                 return Some(of_output(error));

@@ -1,5 +1,6 @@
 //! `sms-merge export`: a checkpoint walks in, a file in a format of others walks out.
 
+mod onnx;
 mod template;
 
 use std::sync::atomic::AtomicBool;
@@ -14,12 +15,19 @@ pub(crate) fn run(arguments: &ExportArguments, interrupted: &AtomicBool) -> anyh
     if let Some(model) = &arguments.template.template {
         return template::run(arguments, model, interrupted);
     }
+    if arguments
+        .output
+        .extension()
+        .is_some_and(|end| end == "onnx")
+    {
+        return onnx::run(arguments, interrupted);
+    }
     Err(UsageError {
-        message: format!("`{}` needs a graph", shown(&arguments.output)),
-        next: Some(
-            "name a model with `--template` and what it was exported from with `--source`"
-                .to_owned(),
+        message: format!(
+            "`{}` does not say which format to write",
+            shown(&arguments.output)
         ),
+        next: Some("end the output in .onnx".to_owned()),
     }
     .into())
 }

@@ -8,8 +8,6 @@ use clap::ValueHint;
 /// What stands after the help.
 pub(crate) const TEMPLATE_HELP: &str = "\
 Template:
-  sms-merge export soup.st -o soup.onnx --template model.onnx --source dense.st
-
   Exporters fold batch norm, transpose and rename, and may keep the name of a weight
   that they changed. So weights are found by their bytes: an initialiser of the
   template becomes the tensor of the soup whose namesake in the source has the same
@@ -18,8 +16,8 @@ Template:
   `dynamo=False`, with `do_constant_folding=False` and `training=TrainingMode.PRESERVE`.
   The result carries no certificate; `verify` proves the soup that it was made from.
 
-  With `--json`, one object: `schema`, `output`, `bytes_written`, `elapsed_secs`,
-  `replaced` (initializer, tensor, transposed) and `kept`.
+  With `--json`, one object: `schema` 1, `output`, `bytes_written`, `elapsed_secs`,
+  `replaced` (objects of `initializer`, `tensor`, `transposed`) and `kept`.
 ";
 
 /// A model, and what it was exported from.
