@@ -5,7 +5,6 @@
 
 pub mod compact;
 pub mod onnx;
-pub mod onnx;
 #[cfg(feature = "train")]
 pub mod png;
 pub mod replace;

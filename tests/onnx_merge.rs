@@ -16,6 +16,7 @@ use std::process::Command;
 use std::process::Output;
 
 use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 use sms_merge::checkpoint::Checkpoint;
 use sms_merge::checkpoint::CheckpointError;
 use sms_merge::checkpoint::OpenOptions;
@@ -552,4 +553,88 @@ fn templates_whose_weights_were_changed_are_refused_with_the_remedy() {
         2,
         "inputs are never written to",
     );
+}
+
+/// A checkpoint of a network with 100 inputs, 7 hidden units and 3 classes, of whose
+/// weights few are retained; one of these is zero.
+fn sparse_checkpoint(path: &Path, seed: u32) {
+    let mut tensors = Vec::new();
+    for (name, dims) in [
+        ("fc1.weight", vec![7, 100]),
+        ("fc1.bias", vec![7]),
+        ("fc2.weight", vec![3, 7]),
+        ("fc2.bias", vec![3]),
+    ] {
+        let numel: usize = dims.iter().product();
+        let value = |at: usize| match dims.len() {
+            // Gaps of more than 255 places, of one, and of none at the start.
+            2 if numel == 700 && ![0, 1, 299, 555, 699].contains(&at) => 0.0,
+            2 if numel == 21 && at % 5 != 2 => 0.0,
+            _ => (at as f32 + 1.0) / (seed as f32 + 2.0),
+        };
+        let bytes: Vec<u8> = (0..numel).flat_map(|at| value(at).to_le_bytes()).collect();
+        tensors.push((name, dims, bytes));
+    }
+    let views = tensors.iter().map(|(name, dims, bytes)| {
+        let view = TensorView::new(safetensors::Dtype::F32, dims.clone(), bytes);
+        (*name, view.unwrap())
+    });
+    fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+#[test]
+fn what_is_exported_is_read_back_and_merges_to_the_same_soup() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let model = [
+        "--model=mlp",
+        "--option=hidden=7",
+        "--input=1x10x10",
+        "--classes=3",
+        "--force",
+    ];
+    for (seed, name) in ["a.st", "b.st"].into_iter().enumerate() {
+        sparse_checkpoint(&at(name), seed as u32);
+    }
+    succeed(&[at("a.st"), at("b.st"), "-o".into(), at("soup.st")]);
+    let expected = tensors(&at("soup.st"), Access::Mapped);
+    for encoding in ["dense", "bitmask", "delta", "sparse-initializer"] {
+        for name in ["a", "b"] {
+            let (from, to) = (at(&format!("{name}.st")), at(&format!("{name}.onnx")));
+            let option = format!("--onnx-encoding={encoding}");
+            let words = [
+                "export".into(),
+                from.clone(),
+                "-o".into(),
+                to.clone(),
+                option.into(),
+            ];
+            let model = model.iter().map(PathBuf::from);
+            succeed(&words.into_iter().chain(model).collect::<Vec<_>>());
+            let found = tensors(&to, Access::Mapped);
+            assert!(found == tensors(&from, Access::Mapped), "{encoding}");
+        }
+        for output in ["soup.onnx", "again.st"] {
+            let words = [
+                at("a.onnx"),
+                at("b.onnx"),
+                "-o".into(),
+                at(output),
+                "--force".into(),
+            ];
+            succeed(&words);
+            assert!(
+                tensors(&at(output), Access::Mapped) == expected,
+                "{encoding}"
+            );
+            succeed(&["verify".into(), at(output), at("a.onnx"), at("b.onnx")]);
+        }
+        if let Some(python) = python() {
+            let dense = at("dense.onnx");
+            if encoding == "dense" {
+                fs::copy(at("soup.onnx"), &dense).unwrap();
+            }
+            check(&python, &["--same-logits".into(), at("soup.onnx"), dense]);
+        }
+    }
 }

@@ -19,11 +19,11 @@ use crate::checkpoint::directory::has_suffix;
 use crate::checkpoint::map::ByteSource;
 use crate::checkpoint::map::SourceError;
 use crate::format::compact::CompactKind;
+use crate::format::onnx::note::NOTE_KEY;
 use crate::format::onnx::read::Elements;
 use crate::format::onnx::read::GraphDifference;
 use crate::format::onnx::read::Initializer;
 use crate::format::onnx::read::Model;
-use crate::format::onnx::read::NOTE_KEY;
 use crate::format::onnx::read::OnnxError;
 use crate::format::onnx::read::Place;
 use crate::format::onnx::read::ReadAt;
@@ -76,6 +76,7 @@ impl Checkpoint {
         // What was read from pages that are gone says nothing about the file.
         source.check_fault()?;
         let mut model = parsed.map_err(|error| bad_model(path, error))?;
+        // It is about how tensors are stored, which nobody above sees.
         model.metadata.remove(NOTE_KEY);
         let mut shards = vec![Shard {
             metadata: std::mem::take(&mut model.metadata),

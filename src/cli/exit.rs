@@ -14,8 +14,8 @@ use sms_merge::checkpoint::IngredientsError;
 use sms_merge::checkpoint::OutputError;
 use sms_merge::checkpoint::map::SourceError;
 use sms_merge::connectivity::Mismatch;
-use sms_merge::export::template::TemplateError;
 use sms_merge::export::onnx::OnnxError;
+use sms_merge::export::template::TemplateError;
 use sms_merge::format::replace::Failure;
 use sms_merge::graph::models::ModelError;
 use sms_merge::merge::CertificateError;
@@ -168,6 +168,7 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
             }
             if let Some(error) = cause.downcast_ref::<TemplateError>() {
                 return Some(of_template(error));
+            }
             if let Some(error) = cause.downcast_ref::<OnnxError>() {
                 return Some(export::of_onnx(error));
             }

@@ -50,10 +50,6 @@ pub const MOST_NODES: usize = 1 << 20;
 /// Most initialisers of a model.
 pub const MOST_TENSORS: usize = 1 << 20;
 
-/// Key in `metadata_props` of what a model that was written here says of its encodings:
-/// how it is stored, not what it holds.
-pub const NOTE_KEY: &str = "sms_onnx";
-
 /// What a model says about its tensors.
 #[derive(Debug, Default)]
 pub struct Model {
