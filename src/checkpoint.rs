@@ -10,6 +10,7 @@ mod ingredients;
 pub mod map;
 mod names;
 mod observer;
+mod onnx;
 mod open;
 mod output;
 mod rewrite;
@@ -57,6 +58,7 @@ pub use output::OutputError;
 pub use output::Sidecars;
 pub(crate) use output::StagedOutput;
 pub use output::refuse_named_input;
+pub(crate) use output::write_replaced;
 pub use rewrite::RewriteError;
 pub use rewrite::rewrite;
 
@@ -103,6 +105,7 @@ pub struct Shard {
 enum FileFormat {
     Safetensors,
     Torch,
+    Onnx,
 }
 
 impl Shard {
@@ -154,6 +157,8 @@ pub struct Checkpoint {
     /// What the files hold, where that is something else.
     stored: Option<Vec<StoredTensor>>,
     left_out: Vec<LeftOut>,
+    /// What a model has beside its tensors.
+    graph: Option<Box<onnx::Graph>>,
 }
 
 impl Checkpoint {
@@ -196,6 +201,7 @@ impl Checkpoint {
             tensors,
             stored: None,
             left_out: Vec::new(),
+            graph: None,
         }
     }
 

@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod connectivity;
 #[cfg(feature = "train")]
 pub mod cycle;
+pub mod export;
 pub mod format;
 pub mod graph;
 pub mod kernel;

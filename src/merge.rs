@@ -222,6 +222,12 @@ pub enum MergeError {
         /// The tensor.
         tensor: String,
     },
+    /// A model is asked for that the first ingredient's graph does not allow.
+    #[error("{reason}; write `-o SOUP.st`, which takes every option")]
+    Model {
+        /// What is not allowed, and why.
+        reason: &'static str,
+    },
     /// The user asked to stop.
     #[error("interrupted; nothing was written")]
     Interrupted,

@@ -56,6 +56,7 @@ fn a_run_ends_with_a_soup_and_a_report() {
         "report.html",
         "report.md",
         "soup.safetensors",
+        "soup.onnx",
         "recipe.toml",
     ] {
         assert!(bench.at("sms-run").join(name).is_file(), "{name}");

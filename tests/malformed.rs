@@ -59,7 +59,7 @@ variants! { COMPACT_ERRORS, compact_error, CompactError:
 }
 
 variants! { CONTENT_ERRORS, content_error, ContentError:
-    Count Padding RowOffset
+    Onnx Count Padding RowOffset
 }
 
 /// What a file is refused as.
@@ -729,5 +729,7 @@ fn every_file_has_a_case_and_every_variant_has_a_file() {
         CONTENT_ERRORS,
     ]
     .concat();
-    assert_eq!(found, all.into_iter().collect());
+    // Models have their own files, in `tests/malformed_onnx.rs`.
+    let all = all.into_iter().filter(|name| *name != "ContentError::Onnx");
+    assert_eq!(found, all.collect());
 }

@@ -29,6 +29,8 @@ use crate::checkpoint::StoredTensor;
 use crate::checkpoint::map::SourceError;
 use crate::format::compact::BitmaskRecord;
 use crate::format::compact::CompactKind;
+use crate::format::onnx::read::Scattered;
+use crate::format::onnx::read::Values;
 
 pub use compact::Compact;
 pub(super) use resolve::ResolveError;
@@ -46,6 +48,12 @@ pub enum Content {
     Mask(Arc<Compact>),
     /// Elements of a file in another order than row-major.
     Strided(Arc<Strided>),
+    /// Elements of a model that lie in no fixed places.
+    Fields(Arc<Values>),
+    /// Retained values of a model with a list of their places; zeros elsewhere.
+    Scattered(Arc<Scattered>),
+    /// The mask of such a tensor, as BOOL.
+    ScatteredMask(Arc<Scattered>),
     /// Memory.
     Owned(Arc<[u8]>),
 }
@@ -68,15 +76,21 @@ impl StoredTensor {
             Content::Plain | Content::Strided(_) => self.bytes,
             Content::Values(compact) => compact.value_bytes(),
             Content::Mask(compact) => compact.mask_bytes(),
+            Content::Fields(values) => values.bytes(),
+            Content::Scattered(scattered) => scattered.values().bytes(),
+            Content::ScatteredMask(scattered) => scattered.place_bytes(),
             Content::Owned(_) => 0,
         }
     }
 
-    /// What the tensor is made of, if it is stored compact.
+    /// What the tensor is made of, if it is stored compact: merged and digested as it is,
+    /// without the zeros between. Weights that the graph of a model decodes are not.
     pub fn compact(&self) -> Option<&Compact> {
         match &self.content {
-            Content::Values(compact) | Content::Mask(compact) => Some(compact),
-            Content::Plain | Content::Strided(_) | Content::Owned(_) => None,
+            Content::Values(compact) | Content::Mask(compact) if !compact.is_decoded => {
+                Some(compact)
+            }
+            _ => None,
         }
     }
 }
@@ -120,6 +134,13 @@ impl Checkpoint {
             Content::Strided(strided) => {
                 let source = self.shards[tensor.shard].source();
                 strided.read(source, begin, count, scratch)?;
+            }
+            Content::Fields(values) => self.read_fields(values, begin, count, scratch)?,
+            Content::Scattered(scattered) => {
+                self.read_scattered(scattered, begin, count, scratch)?;
+            }
+            Content::ScatteredMask(scattered) => {
+                self.read_scattered_mask(scattered, begin, count, scratch)?;
             }
             Content::Owned(bytes) => {
                 scratch.clear();
@@ -168,6 +189,8 @@ impl Checkpoint {
             Content::Values(compact) => compact.value_extent(self, begin, count).ok(),
             Content::Mask(compact) => Some(compact.mask_extent(begin, count)),
             Content::Strided(strided) => Some(strided.share(begin, count, tensor.shape.numel())),
+            // Reading these watches for faults itself.
+            Content::Fields(_) | Content::Scattered(_) | Content::ScatteredMask(_) => None,
             Content::Owned(_) => None,
         }
     }

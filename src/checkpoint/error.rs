@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::checkpoint::map::SourceError;
 use crate::format::compact::BITMASK_KEY;
 use crate::format::compact::BITMASK_VERSION;
+use crate::format::onnx::read::OnnxError;
 use crate::format::safetensors::HeaderError;
 use crate::format::shard_index::ShardIndexError;
 use crate::format::sniff::Foreign;
@@ -62,6 +63,31 @@ pub enum CheckpointError {
         prefix: String,
         /// Name of both tensors.
         tensor: String,
+    },
+    /// A model is wrong.
+    #[error("`{}` cannot be read as an ONNX model", path.display())]
+    Onnx {
+        /// The model.
+        path: PathBuf,
+        /// What is wrong.
+        source: OnnxError,
+    },
+    /// A file beside a model is too short.
+    #[error(
+        "`{}` says that initialiser `{}` ends at byte {expected} of `{}`, which has {found}",
+        path.display(), Printable(tensor), file.display()
+    )]
+    ExternalData {
+        /// The model.
+        path: PathBuf,
+        /// The initialiser.
+        tensor: String,
+        /// The file beside the model.
+        file: PathBuf,
+        /// Where the elements end.
+        expected: u64,
+        /// Bytes of the file.
+        found: u64,
     },
     /// A shard index is wrong.
     #[error("`{}` is a bad shard index", path.display())]
@@ -202,6 +228,9 @@ pub enum CompactError {
 /// Why no tensor can be made of what a file holds: found when it is read.
 #[derive(Debug, Error)]
 pub enum ContentError {
+    /// A model holds something else than when it was opened.
+    #[error(transparent)]
+    Onnx(#[from] OnnxError),
     /// A bitmask retains more or fewer elements than there are values.
     #[error(
         "bitmask `{}` retains {found} elements, and `{}` holds {expected} values",

@@ -68,6 +68,7 @@ impl Ingredients {
             resolved.push(located);
         }
         for (checkpoint, logical) in checkpoints.iter().zip(&resolved).skip(1) {
+            refuse_another_graph(&checkpoints[0], checkpoint)?;
             refuse_differences(
                 (&checkpoints[0], &resolved[0]),
                 (checkpoint, logical),
@@ -185,6 +186,34 @@ fn assign_masks(
         parameter.given_mask = Some(index);
     }
     Ok(())
+}
+
+/// Refuses models whose graphs differ, and a model beside what is none: whether weights
+/// were folded when it was exported cannot be seen by their names.
+fn refuse_another_graph(first: &Checkpoint, other: &Checkpoint) -> Result<(), IngredientsError> {
+    let paths = || (first.path().to_owned(), other.path().to_owned());
+    match (first.model(), other.model()) {
+        (Some(_), Some(_)) => match first.graph_difference(other)? {
+            None => Ok(()),
+            Some(place) => {
+                let (first, other) = paths();
+                Err(IngredientsError::Graph {
+                    first,
+                    other,
+                    place,
+                })
+            }
+        },
+        (None, None) => Ok(()),
+        (Some(_), None) => {
+            let (model, other) = paths();
+            Err(IngredientsError::ModelAndOther { model, other })
+        }
+        (None, Some(_)) => {
+            let (other, model) = paths();
+            Err(IngredientsError::ModelAndOther { model, other })
+        }
+    }
 }
 
 fn refuse_differences(

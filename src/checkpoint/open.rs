@@ -19,6 +19,8 @@ use crate::checkpoint::derived::ResolveError;
 use crate::checkpoint::derived::resolve;
 use crate::checkpoint::map::Access;
 use crate::checkpoint::map::ByteSource;
+use crate::checkpoint::map::SourceError;
+use crate::checkpoint::onnx::is_model;
 use crate::checkpoint::open::torch::open_torch;
 use crate::format::compact::BITMASK_KEY;
 use crate::format::safetensors;
@@ -46,7 +48,11 @@ struct Opened {
 
 impl Checkpoint {
     pub(super) fn open_file(path: &Path, options: &OpenOptions) -> Result<Self, CheckpointError> {
-        let opened = open_shard(path, 0, options)?;
+        let source = ByteSource::open(path, options.access)?;
+        if is_model(path, first_bytes(&source, &mut Vec::new())?) {
+            return Self::open_model(path, source, options);
+        }
+        let opened = open_shard(path, source, 0, options)?;
         let mut checkpoint = Self::new(vec![opened.shard], opened.tensors);
         checkpoint.left_out = opened.left_out;
         checkpoint.resolved(path, opened.bitmask.as_slice())
@@ -63,7 +69,9 @@ impl Checkpoint {
         let mut records = Vec::new();
         let mut left_out = Vec::new();
         for shard_name in shard_names {
-            let opened = open_shard(&directory.join(shard_name), shards.len(), options)?;
+            let shard_path = directory.join(shard_name);
+            let source = ByteSource::open(&shard_path, options.access)?;
+            let opened = open_shard(&shard_path, source, shards.len(), options)?;
             let is_placed = |tensor: &StoredTensor| {
                 index.weight_map.get(&tensor.name).map(String::as_str) == Some(shard_name)
             };
@@ -126,12 +134,25 @@ fn stored_tensors(tensors: Vec<TensorInfo>, shard: usize, data_begin: u64) -> Ve
     tensors.collect()
 }
 
+/// The first bytes of a file.
+fn first_bytes<'s>(
+    source: &'s ByteSource,
+    scratch: &'s mut Vec<u8>,
+) -> Result<&'s [u8], SourceError> {
+    let len = source.bytes().min(SNIFF_BYTES as u64) as usize;
+    source.read(0, len, scratch)
+}
+
 /// Opens one file as shard `shard`.
-fn open_shard(path: &Path, shard: usize, options: &OpenOptions) -> Result<Opened, CheckpointError> {
-    let source = ByteSource::open(path, options.access)?;
+fn open_shard(
+    path: &Path,
+    source: ByteSource,
+    shard: usize,
+    options: &OpenOptions,
+) -> Result<Opened, CheckpointError> {
     let file_bytes = source.bytes();
     let mut scratch = Vec::new();
-    let first = source.read(0, file_bytes.min(SNIFF_BYTES as u64) as usize, &mut scratch)?;
+    let first = first_bytes(&source, &mut scratch)?;
     if let Some(found) = sniff(first) {
         return open_torch(source, found, shard, options);
     }

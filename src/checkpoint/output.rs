@@ -1,10 +1,13 @@
 //! Where a checkpoint goes that is made here: a file or a directory, staged until it
 //! is complete.
 
+mod model;
+mod replaced;
+mod sidecars;
+
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -15,6 +18,7 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::INDEX_NAME;
 use crate::checkpoint::Ingredients;
 use crate::checkpoint::SINGLE_NAME;
+use crate::checkpoint::map::SourceError;
 use crate::format::replace::Durability;
 use crate::format::replace::Existing;
 use crate::format::replace::ReplaceError;
@@ -25,11 +29,13 @@ use crate::format::replace::Target;
 use crate::format::safetensors::Layout;
 use crate::format::shard_index::render;
 use crate::format::shard_index::shard_name;
+use crate::tensor::Printable;
 
-/// Ends of the names of files that belong beside the weights of a model.
-const SIDECAR_SUFFIXES: [&str; 6] = [".json", ".txt", ".model", ".jinja", ".tiktoken", ".py"];
-/// Ends of the names of files that describe how weights are cut into shards.
-const INDEX_SUFFIX: &str = ".index.json";
+use model::ModelOutput;
+use model::StagedModel;
+use model::is_model_name;
+pub(crate) use replaced::write_replaced;
+pub use sidecars::Sidecars;
 
 /// Why a checkpoint cannot be written to its place.
 #[derive(Debug, Error)]
@@ -59,6 +65,45 @@ pub enum OutputError {
         /// The input that it is.
         input: PathBuf,
     },
+    /// A model is to be written, and the first ingredient is none.
+    #[error(
+        "`{}` needs a graph, and `{}` has weights alone; write `-o SOUP.st`, then \
+         `sms-merge export SOUP.st -o {}` with `--model` or `--template`",
+        output.display(), input.display(), output.display()
+    )]
+    NoGraph {
+        /// The output as given.
+        output: PathBuf,
+        /// The first ingredient.
+        input: PathBuf,
+    },
+    /// What is written is no model, and is called one.
+    #[error("`{}` is named like an ONNX model, and safetensors are written; call it `.st`", path.display())]
+    NotAModel {
+        /// The output as given.
+        path: PathBuf,
+    },
+    /// The name of a model cannot be part of what it says of the file beside it.
+    #[error("`{}` is no name that a model can give the file beside it: it is not UTF-8", path.display())]
+    ModelName {
+        /// The output as given.
+        path: PathBuf,
+    },
+    /// The model that gives the graph cannot be read.
+    #[error(transparent)]
+    Template(#[from] SourceError),
+    /// The first ingredient stores a tensor without its pruned elements, and the soup
+    /// retains others.
+    #[error(
+        "`{}` is sparse in `{}`, and the soup retains other elements; write `-o SOUP.st`",
+        Printable(tensor), template.display()
+    )]
+    OffMask {
+        /// The tensor.
+        tensor: String,
+        /// The first ingredient.
+        template: PathBuf,
+    },
     /// Shards were asked for, and the output is named like a file.
     #[error("shards go into a directory, and `{}` is named like a file; write `-o DIRECTORY/`", path.display())]
     ShardsNeedDirectory {
@@ -74,16 +119,7 @@ pub struct Destination {
     target: Target,
     is_directory: bool,
     durability: Durability,
-}
-
-/// Files of the first ingredient's directory that go with its weights.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sidecars {
-    /// Names of the files that are copied.
-    pub copied: Vec<String>,
-    /// Those of them that another ingredient lacks or has otherwise.
-    pub differing: Vec<String>,
-    directory: PathBuf,
+    model: Option<ModelOutput>,
 }
 
 impl Destination {
@@ -119,6 +155,11 @@ impl Destination {
                 path: path.to_owned(),
             });
         }
+        if is_model_name(path) && !is_directory {
+            return Err(OutputError::NotAModel {
+                path: path.to_owned(),
+            });
+        }
         refuse_input(path, ingredients)?;
         let target = if is_directory {
             Target::for_directory(path, existing)?
@@ -130,6 +171,7 @@ impl Destination {
             target,
             is_directory,
             durability,
+            model: None,
         })
     }
 
@@ -312,59 +354,10 @@ fn shard_index(names: &[String], layouts: &[Layout]) -> String {
     render(&weight_map, layouts.iter().map(Layout::data_bytes).sum())
 }
 
-impl Sidecars {
-    fn find(directory: &Path, ingredients: &Ingredients) -> Result<Self, ReplaceError> {
-        let mut copied = sidecar_names(directory).map_err(|source| ReplaceError::Copy {
-            path: directory.to_owned(),
-            source,
-        })?;
-        copied.sort();
-        let others = || {
-            ingredients
-                .checkpoints()
-                .iter()
-                .skip(1)
-                .filter_map(Checkpoint::directory)
-        };
-        let differs = |name: &&String| {
-            let own = fs::read(directory.join(name)).ok();
-            others().any(|other| own.is_none() || fs::read(other.join(name)).ok() != own)
-        };
-        let differing = copied.iter().filter(differs).cloned().collect();
-        Ok(Self {
-            copied,
-            differing,
-            directory: directory.to_owned(),
-        })
-    }
-}
-
-/// Names of a directory's regular files that belong beside weights, in no order.
-fn sidecar_names(directory: &Path) -> io::Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let Ok(name) = entry.file_name().into_string() else {
-            continue;
-        };
-        let is_sidecar = SIDECAR_SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
-            && !name.ends_with(INDEX_SUFFIX);
-        if !is_sidecar {
-            continue;
-        }
-        match fs::metadata(entry.path()) {
-            Ok(metadata) if metadata.is_file() => names.push(name),
-            // A link that leads nowhere names no file.
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(names)
-}
-
 enum StagedShard<'a> {
     File(&'a StagedFile),
     Entry(StagedEntry<'a>),
+    Model(StagedModel<'a>),
 }
 
 /// The files of a checkpoint while it is being written.
@@ -382,10 +375,13 @@ impl StagedOutput<'_> {
         bytes: &[u8],
         offset: u64,
     ) -> Result<(), OutputError> {
+        if let StagedShard::Model(model) = &self.shards[shard] {
+            return model.write_elements(bytes, offset);
+        }
         self.write_file(shard, bytes, self.headers[shard] + offset)
     }
 
-    /// Writes what stands before a shard's data buffer.
+    /// Writes what stands before a shard's data buffer, or a model's new metadata.
     pub(crate) fn write_header(&self, shard: usize, bytes: &[u8]) -> Result<(), OutputError> {
         self.write_file(shard, bytes, 0)
     }
@@ -394,6 +390,7 @@ impl StagedOutput<'_> {
         match &self.shards[shard] {
             StagedShard::File(file) => Ok(file.write_at(bytes, offset)?),
             StagedShard::Entry(entry) => Ok(entry.write_at(bytes, offset)?),
+            StagedShard::Model(model) => model.write_metadata(bytes),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::PathBuf;
 
 use thiserror::Error;
 
@@ -35,6 +36,15 @@ pub enum RewriteError {
     /// The copy cannot be written.
     #[error(transparent)]
     Output(#[from] ReplaceError),
+    /// The checkpoint is a model, of which no safetensors are made here.
+    #[error(
+        "`{}` is an ONNX model; merge its ingredients to `-o SOUP.st` and go on with that",
+        path.display()
+    )]
+    Model {
+        /// The model.
+        path: PathBuf,
+    },
     /// The new bytes of a tensor are more or fewer than the old ones.
     #[error(
         "`{}` takes {expected} bytes, and {found} are to be written",
@@ -66,6 +76,11 @@ pub fn rewrite(
     target: &Target,
     durability: Durability,
 ) -> Result<u64, RewriteError> {
+    if checkpoint.model().is_some() {
+        return Err(RewriteError::Model {
+            path: checkpoint.path().to_owned(),
+        });
+    }
     let own: BTreeMap<&str, &str> = checkpoint.metadata();
     let is_own = own.len() == metadata.len()
         && own

@@ -29,6 +29,8 @@ pub(crate) mod prune;
 #[cfg(feature = "train")]
 #[path = "args/recalibrate.rs"]
 pub(crate) mod recalibrate;
+#[path = "args/template.rs"]
+pub(crate) mod template;
 #[cfg(feature = "train")]
 #[path = "args/train.rs"]
 pub(crate) mod train;

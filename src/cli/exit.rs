@@ -3,6 +3,7 @@
 
 #[cfg(feature = "train")]
 mod cycle;
+mod export;
 #[cfg(feature = "train")]
 mod train;
 
@@ -15,6 +16,8 @@ use sms_merge::checkpoint::IngredientsError;
 use sms_merge::checkpoint::OutputError;
 use sms_merge::checkpoint::map::SourceError;
 use sms_merge::connectivity::Mismatch;
+use sms_merge::export::onnx::OnnxError;
+use sms_merge::export::template::TemplateError;
 use sms_merge::format::replace::Failure;
 use sms_merge::graph::models::ModelError;
 use sms_merge::merge::CertificateError;
@@ -167,6 +170,12 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
             if let Some(error) = cause.downcast_ref::<PruneError>() {
                 return Some(of_prune(error));
             }
+            if let Some(error) = cause.downcast_ref::<TemplateError>() {
+                return Some(of_template(error));
+            }
+            if let Some(error) = cause.downcast_ref::<OnnxError>() {
+                return Some(export::of_onnx(error));
+            }
             if let Some(error) = cause.downcast_ref::<OutputError>() {
                 return Some(of_output(error));
             }
@@ -250,6 +259,7 @@ fn of_source(error: &SourceError) -> Exit {
 fn of_ingredients(error: &IngredientsError) -> Exit {
     match error {
         IngredientsError::None | IngredientsError::Nothing => Exit::Usage,
+        IngredientsError::Source(error) => of_source(error),
         _ => Exit::Incompatible,
     }
 }
@@ -260,6 +270,7 @@ fn of_merge(error: &MergeError) -> Exit {
         | MergeError::WeightCount { .. }
         | MergeError::Weights(_)
         | MergeError::OutputDtype { .. }
+        | MergeError::Model { .. }
         | MergeError::UnusedPattern { .. } => Exit::Usage,
         MergeError::Ingredients(error) => of_ingredients(error),
         MergeError::NotAMask { .. }
@@ -290,10 +301,21 @@ fn of_prune(error: &PruneError) -> Exit {
     }
 }
 
+fn of_template(error: &TemplateError) -> Exit {
+    match error {
+        TemplateError::Source(error) => of_source(error),
+        TemplateError::Output(error) => of_output(error),
+        TemplateError::Interrupted => Exit::Interrupted,
+        _ => Exit::Incompatible,
+    }
+}
+
 fn of_output(error: &OutputError) -> Exit {
     match error {
         OutputError::Replace(error) if error.kind() == Failure::Refused => Exit::Usage,
         OutputError::Replace(_) | OutputError::Space { .. } => Exit::Io,
+        OutputError::Template(error) => of_source(error),
+        OutputError::OffMask { .. } => Exit::Connectivity,
         _ => Exit::Usage,
     }
 }

@@ -91,7 +91,7 @@ pub(crate) fn run(arguments: &MergeArguments, interrupted: &AtomicBool) -> anyho
     };
     let destination = arguments.output.as_ref().map(|output| {
         let shard_bytes = arguments.shard_size;
-        Destination::resolve(output, &ingredients, shard_bytes, existing, durability)
+        Destination::resolve_soup(output, &ingredients, shard_bytes, existing, durability)
     });
     let destination = destination.transpose()?;
     let mut planned = MergePlan::new(&ingredients, &options)?;

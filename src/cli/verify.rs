@@ -59,7 +59,7 @@ pub(crate) fn run(arguments: &VerifyArguments, interrupted: &AtomicBool) -> anyh
     let mask = mask
         .map(|path| Checkpoint::open(path, &options))
         .transpose()?;
-    let n_tensors = soup.tensors().len();
+    let n_tensors = soup.weights().count();
     let n_recalibrated = certificate.recalibrated.len();
     let all = checkpoints.iter().chain(&mask);
     let bytes = match checkpoints.len() {

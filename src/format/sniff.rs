@@ -184,6 +184,28 @@ const MAGIC: &[(usize, &[u8], Foreign)] = &[
     (4, b"TFL3", Foreign::Tflite),
 ];
 
+/// Whether a file that begins like this is an ONNX model: its version, then a field that
+/// models have.
+///
+/// A safetensors file never is: read as the length of a header, the bytes pass the
+/// format's limit.
+pub fn is_onnx(first_bytes: &[u8]) -> bool {
+    let Some(&first) = first_bytes.first_chunk::<8>() else {
+        return false;
+    };
+    // Field 1, a number; versions so far are below 16. Then producer name and version,
+    // domain, model version, documentation, graph, operator sets, or metadata.
+    matches!(
+        first,
+        [
+            0x08,
+            1..=0x1f,
+            0x12 | 0x1a | 0x22 | 0x28 | 0x32 | 0x3a | 0x42 | 0x72,
+            ..
+        ]
+    ) && u64::from_le_bytes(first) > FORMAT_HEADER_LIMIT
+}
+
 fn sniff_text(first_bytes: &[u8]) -> Option<Foreign> {
     let text = first_bytes
         .strip_prefix(b"\xef\xbb\xbf")
@@ -257,6 +279,20 @@ mod tests {
         check(b"{", None);
         check(b"\x08\x07\x12\x07pytorch", None);
         check(b"\x40\0\0\0\0\0\0\0{\"a\":", None);
+    }
+
+    #[test]
+    fn models_are_told_by_their_version_and_what_follows() {
+        let check = |first_bytes: &[u8], expected| {
+            let shown = first_bytes.escape_ascii();
+            assert_eq!(is_onnx(first_bytes), expected, "{shown}");
+        };
+        check(b"\x08\x08\x12\x07pytorch", true);
+        check(b"\x08\x0a\x3a\xa0\x01\x0a\x10\x0a", true);
+        check(b"\x08\x0a\x3a\xa0\x01\x0a\x10", false);
+        check(b"\x08\x0a\x12\x00\x00\x00\x00\x00{\"a\":", false);
+        check(b"\x08\x00\x12\x07pytorch", false);
+        check(b"PK\x03\x04\x00\x00\x08\x08", false);
     }
 
     #[test]

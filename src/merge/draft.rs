@@ -10,6 +10,7 @@ use crate::checkpoint::checkpoint_digest;
 use crate::connectivity::Connectivity;
 use crate::connectivity::Expectation;
 use crate::format::compact::BITMASK_KEY;
+use crate::format::onnx::splice::metadata;
 use crate::format::safetensors::LayoutError;
 use crate::merge::certificate::Certificate;
 use crate::merge::certificate::IngredientRecord;
@@ -80,22 +81,27 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Bytes that each header takes at most: digests have one length, and counts are
-    /// at their longest where everything is retained.
-    pub(super) fn reserve_headers(&self) -> Result<Vec<u64>, LayoutError> {
+    /// A certificate without records of tensors, at its longest.
+    fn bare_certificate(&self) -> Option<Certificate> {
         let numel = self
             .ingredients
             .parameters()
             .iter()
             .map(|parameter| parameter.shape.numel())
             .sum();
-        let bare = self.certified(
+        self.certified(
             (open_digest(), Vec::new()),
             self.ingredients.mask_file().map(|_| open_digest()),
             open_digest(),
             (numel, numel),
             BTreeMap::new(),
-        );
+        )
+    }
+
+    /// Bytes that each header takes at most: digests have one length, and counts are
+    /// at their longest where everything is retained.
+    pub(super) fn reserve_headers(&self) -> Result<Vec<u64>, LayoutError> {
+        let bare = self.bare_certificate();
         let mut records = vec![0; self.plan.layouts.len()];
         for planned in &self.plan.tensors {
             let numel = self.ingredients.parameters()[planned.parameter]
@@ -116,6 +122,34 @@ impl<'a> Draft<'a> {
                 Ok(bytes.next_multiple_of(ALIGNMENT) as u64)
             })
             .collect()
+    }
+
+    /// Bytes that a model's metadata takes at most.
+    pub(super) fn reserve_metadata(&self) -> u64 {
+        metadata(CERTIFICATE_KEY, &" ".repeat(self.reserve_certificate())).len() as u64
+    }
+
+    /// A model's metadata, padded to the reserved length: white space may follow JSON.
+    pub(super) fn metadata(&self, certificate: &Certificate) -> Vec<u8> {
+        let text = certificate.to_json(|_| true);
+        let padded = format!("{text:<width$}", width = self.reserve_certificate());
+        metadata(CERTIFICATE_KEY, &padded)
+    }
+
+    /// Bytes of the longest certificate, as JSON.
+    fn reserve_certificate(&self) -> usize {
+        let records: usize = self
+            .plan
+            .tensors
+            .iter()
+            .map(|planned| {
+                let parameter = &self.ingredients.parameters()[planned.parameter];
+                let may_have_mask = planned.expectation != Expectation::Dense;
+                TensorRecord::longest(&planned.slot.name, parameter.shape.numel(), may_have_mask)
+            })
+            .sum();
+        let bare = self.bare_certificate();
+        bare.map_or(0, |bare| bare.to_json(|_| true).len()) + records
     }
 
     /// The headers, each padded to its reserved length.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::checkpoint::CERTIFICATE_KEY;
 use crate::checkpoint::Destination;
 use crate::checkpoint::Ingredients;
+use crate::checkpoint::MaskLayout;
 use crate::checkpoint::Observer;
 use crate::checkpoint::RECALIBRATION_KEY;
 use crate::checkpoint::Sidecars;
@@ -148,9 +149,16 @@ pub fn merge(
     let (metadata, dropped_metadata) = carried_metadata(ingredients);
     let plan = resolve_plan(plan, ingredients, options, observer)?;
     let draft = Draft::new(ingredients, options, &plan, metadata, files);
-    let headers = draft.reserve_headers()?;
+    let model_bytes = destination.model_bytes();
+    if model_bytes.is_some() {
+        refuse_for_model(ingredients, options)?;
+    }
+    let headers = match model_bytes {
+        Some(_) => vec![draft.reserve_metadata()],
+        None => draft.reserve_headers()?,
+    };
     let sidecars = destination.sidecars(ingredients)?;
-    let bytes_written = headers.iter().sum::<u64>() + plan.bytes_to_write;
+    let bytes_written = headers.iter().sum::<u64>() + model_bytes.unwrap_or(plan.bytes_to_write);
     destination.require_space(bytes_written)?;
     let fill = |output: &StagedOutput<'_>| {
         let outcome = Job::new(ingredients, &plan, options, Sink::Write(output)).run(observer)?;
@@ -161,11 +169,11 @@ pub fn merge(
         let certificate = draft
             .certificate(&outcome, &connectivity)
             .expect("a soup has a certificate");
-        for (shard, bytes) in draft
-            .headers(Some(&certificate), &headers)?
-            .into_iter()
-            .enumerate()
-        {
+        let texts = match model_bytes {
+            Some(_) => vec![draft.metadata(&certificate)],
+            None => draft.headers(Some(&certificate), &headers)?,
+        };
+        for (shard, bytes) in texts.into_iter().enumerate() {
             output.write_header(shard, &bytes)?;
         }
         ingredients
@@ -181,8 +189,12 @@ pub fn merge(
         }
         Ok((outcome, connectivity, certificate))
     };
-    let (outcome, connectivity, certificate) =
-        destination.write(&headers, &plan.layouts, &sidecars, fill)?;
+    let (outcome, connectivity, certificate) = match (model_bytes, plan.layouts.as_slice()) {
+        (Some(_), [layout]) => {
+            destination.write_model(&ingredients.checkpoints()[0], layout, headers[0], fill)?
+        }
+        _ => destination.write(&headers, &plan.layouts, &sidecars, fill)?,
+    };
     let distances = outcome
         .distances
         .as_ref()
@@ -215,6 +227,34 @@ fn refuse_changed(
             path: ingredients.checkpoints()[changed].path().to_owned(),
         }),
         None => Ok(()),
+    }
+}
+
+/// Refuses what cannot be said in the graph of the first ingredient.
+fn refuse_for_model(ingredients: &Ingredients, options: &MergeOptions) -> Result<(), MergeError> {
+    let mut tensors = ingredients.checkpoints()[0].tensors().iter();
+    let is_sparse = tensors.any(|tensor| tensor.mask_of.is_some());
+    let refused = [
+        (
+            !options.include.is_empty() || !options.exclude.is_empty(),
+            "`--include` and `--exclude` leave initialisers out, and a graph needs all",
+        ),
+        (
+            !matches!(options.layout, MaskLayout::Keep | MaskLayout::Dense),
+            "`--layout` is about safetensors files, and a graph says how weights are stored",
+        ),
+        (
+            options.dtype.is_some(),
+            "`--dtype` changes element types, and the graph says others",
+        ),
+        (
+            is_sparse && options.rules.policy != MismatchPolicy::Error,
+            "`--on-mask-mismatch` changes masks, and those of sparse initialisers stay",
+        ),
+    ];
+    match refused.into_iter().find(|(is_refused, _)| *is_refused) {
+        None => Ok(()),
+        Some((_, reason)) => Err(MergeError::Model { reason }),
     }
 }
 

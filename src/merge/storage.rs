@@ -66,7 +66,13 @@ pub(super) fn slots(
         offset: 0,
     };
     let stored = ingredients.value(parameter, 0);
-    match storage(options, parameter, expectation, dtype) {
+    // A model's sparse weights are no layout of safetensors files, and stay in its graph.
+    let is_model = ingredients.checkpoints()[0].model().is_some();
+    let storage = match options.layout {
+        MaskLayout::Keep if is_model => Storage::Plain,
+        _ => storage(options, parameter, expectation, dtype),
+    };
+    match storage {
         Storage::Plain => (slot(name, dtype), None, None),
         Storage::Kept => {
             let mask = ingredients.stored_mask(parameter, 0);

@@ -34,6 +34,8 @@ pub struct Compact {
     /// Elements of a row, which begins at a whole byte of the bitmask.
     pub(super) row_elements: u64,
     pub(super) retained: u64,
+    /// Whether a model's graph decodes it, where it is a dense tensor that is stored so.
+    pub(super) is_decoded: bool,
     pub(super) values: Extent,
     pub(super) bitmask: Extent,
     /// Number of values before each row, as the file says; checked if it is there.
@@ -44,6 +46,30 @@ pub struct Compact {
 }
 
 impl Compact {
+    /// A tensor of a model: `numel` elements, one bit for each in `bitmask` and `retained` values,
+    /// called so in messages.
+    pub(in crate::checkpoint) fn of_bitmask(
+        names: (String, String),
+        (dtype, numel, retained): (Dtype, u64, u64),
+        values: Extent,
+        bitmask: Extent,
+    ) -> Self {
+        Self {
+            kind: CompactKind::Bitmask,
+            names,
+            dtype,
+            numel,
+            row_elements: numel,
+            retained,
+            is_decoded: true,
+            values,
+            bitmask,
+            row_offsets: None,
+            ranks: OnceLock::new(),
+            counting: Mutex::new(()),
+        }
+    }
+
     /// Number of retained elements, which is that of the values.
     pub fn retained(&self) -> u64 {
         self.retained
@@ -221,7 +247,7 @@ impl Compact {
     }
 
     /// Mask words of a stretch of elements.
-    pub(super) fn read_words(
+    pub(in crate::checkpoint) fn read_words(
         &self,
         checkpoint: &Checkpoint,
         begin: u64,

@@ -275,6 +275,7 @@ fn build(
         numel: shape.numel(),
         row_elements: kind.row_elements(shape),
         retained,
+        is_decoded: false,
         values: extent(values),
         bitmask: extent(bitmask),
         row_offsets: row_offsets.filter(|_| shape.rank() == 2).map(extent),

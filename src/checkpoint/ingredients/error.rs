@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::checkpoint::map::SourceError;
+use crate::format::onnx::read::GraphDifference;
 use crate::tensor::Dtype;
 use crate::tensor::Printable;
 use crate::tensor::Shape;
@@ -49,6 +51,35 @@ impl fmt::Display for Difference {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum IngredientsError {
+    /// The graphs of two models differ.
+    #[error(
+        "the graphs of `{}` and `{}` differ, first in {place}; \
+         models of one architecture, exported alike, have one graph",
+        first.display(), other.display()
+    )]
+    Graph {
+        /// The first model.
+        first: PathBuf,
+        /// The one that differs from it.
+        other: PathBuf,
+        /// Where.
+        place: GraphDifference,
+    },
+    /// A model is to be merged with something that has no graph.
+    #[error(
+        "`{}` is an ONNX model and `{}` is not: whether its weights were folded when it was \
+         exported cannot be seen; export both, or merge the checkpoints",
+        model.display(), other.display()
+    )]
+    ModelAndOther {
+        /// The model.
+        model: PathBuf,
+        /// What is none.
+        other: PathBuf,
+    },
+    /// A model cannot be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// There is no checkpoint.
     #[error("there is no checkpoint to read")]
     None,

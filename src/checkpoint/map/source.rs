@@ -179,6 +179,22 @@ impl ByteSource {
         Ok(bytes)
     }
 
+    /// Fills `buffer` with the bytes from `offset`.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read).
+    pub fn read_into(&self, offset: u64, buffer: &mut [u8]) -> Result<(), SourceError> {
+        if self.mapping.is_none() {
+            let end = offset.checked_add(buffer.len() as u64);
+            if end.is_some_and(|end| end <= self.identity.bytes) {
+                return self.pread(offset, buffer);
+            }
+        }
+        let mut scratch = Vec::new();
+        buffer.copy_from_slice(self.read(offset, buffer.len(), &mut scratch)?);
+        Ok(())
+    }
+
     fn pread(&self, offset: u64, bytes: &mut [u8]) -> Result<(), SourceError> {
         match self.file.read_exact_at(bytes, offset) {
             Err(source) if source.kind() == io::ErrorKind::UnexpectedEof => {

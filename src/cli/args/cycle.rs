@@ -44,7 +44,8 @@ Recipe:
 /// Without a recipe, goes on with the run in --run-dir, or begins a demonstration there:
 /// a small network on digits that are part of the program. A run that was interrupted, at
 /// any moment and in any way, goes on where it stopped and ends in the same bytes.
-/// soup.safetensors, report.html, report.md and report.json lie in the run directory.
+/// soup.safetensors, soup.onnx, report.html, report.md and report.json lie in the run
+/// directory.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = CYCLE_EXAMPLES)]

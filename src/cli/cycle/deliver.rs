@@ -1,8 +1,16 @@
-//! What a run leaves for its user: the last soup and the report.
+//! What a run leaves for its user: the last soup, as a checkpoint and as an ONNX model, and
+//! the report.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use sms_merge::checkpoint::Checkpoint;
+use sms_merge::checkpoint::DtypeRule;
+use sms_merge::checkpoint::Ingredients;
+use sms_merge::checkpoint::Observer;
 use sms_merge::checkpoint::OpenOptions;
 use sms_merge::checkpoint::rewrite;
+use sms_merge::connectivity::Rules;
 use sms_merge::cycle::findings::Findings;
 use sms_merge::cycle::measure::owned;
 use sms_merge::cycle::plan::Plan;
@@ -13,12 +21,23 @@ use sms_merge::cycle::scene::Scene;
 use sms_merge::cycle::store::ArtefactState;
 use sms_merge::cycle::store::Receipt;
 use sms_merge::cycle::store::RunDirectory;
+use sms_merge::export::onnx::BatchNorms;
+use sms_merge::export::onnx::Encoding;
+use sms_merge::export::onnx::OnnxExport;
+use sms_merge::export::onnx::OnnxOptions;
+use sms_merge::export::onnx::Output;
+use sms_merge::export::onnx::Payloads;
 use sms_merge::format::replace::Durability;
 use sms_merge::format::replace::Existing;
 use sms_merge::format::replace::Target;
 
+use crate::cli::export::onnx::model_metadata;
+
 /// Name of the last soup of the first study, in the run directory.
 pub(super) const SOUP: &str = "soup.safetensors";
+
+/// Name of the same as a model that others compute.
+const MODEL: &str = "soup.onnx";
 
 /// What is delivered, and where.
 pub(super) struct Delivery<'a> {
@@ -66,6 +85,32 @@ impl Delivery<'_> {
         let metadata = owned(&checkpoint.metadata());
         let durability = Durability::Synced;
         rewrite(&checkpoint, &metadata, &nothing, &target, durability)?;
+        self.model(&path)
+    }
+
+    /// The soup as an ONNX model, if its network is one of ours.
+    fn model(&self, soup: &Path) -> anyhow::Result<()> {
+        let Some(network) = &self.scene.network else {
+            return Ok(());
+        };
+        let checkpoint = Checkpoint::open(soup, &OpenOptions::default())?;
+        let options = OnnxOptions {
+            encoding: Encoding::Dense,
+            batch_norms: BatchNorms::Keep,
+            output: Output::Logits,
+            payloads: Payloads::Inside,
+            rules: Rules::default(),
+            metadata: model_metadata(&checkpoint),
+        };
+        let soup = Ingredients::join(vec![checkpoint], None, DtypeRule::AnyFloat, |_| true)?;
+        // A moment's work, which a signal does not cut short.
+        let observer = Observer {
+            advance: &|_| (),
+            interrupted: &AtomicBool::new(false),
+        };
+        let export = OnnxExport::plan(&network.graph, &soup, &options, observer)?;
+        let target = Target::for_file(&self.run.root().join(MODEL), Existing::Replace)?;
+        export.write(&target, None, Durability::Synced, observer)?;
         Ok(())
     }
 }
