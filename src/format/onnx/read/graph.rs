@@ -168,11 +168,7 @@ impl<S: ReadAt + ?Sized> Walker<'_, S> {
             let after = self.cursor.at();
             match inner.number {
                 node::OUTPUT if output.is_none() => output = Some(inner.bytes()?),
-                node::ATTRIBUTE => {
-                    if self.holds_graphs(inner.bytes()?)? {
-                        attributes.push(inner);
-                    }
-                }
+                node::ATTRIBUTE if self.holds_graphs(inner.bytes()?)? => attributes.push(inner),
                 _ => {}
             }
             self.cursor.seek(after);
