@@ -160,7 +160,7 @@ pub enum Place {
     Fields {
         /// Number of the fields.
         field: u32,
-        /// Where to begin reading, every [`stream::STEP`] elements.
+        /// Where to begin reading, every so many elements.
         stops: Vec<Stop>,
     },
 }
