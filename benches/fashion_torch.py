@@ -1,12 +1,12 @@
 """What torch reaches on Fashion-MNIST with the recipe that `sms-merge train --data
 fashion-mnist --model NAME` follows: prints test accuracy and minutes.
 
-    python fashion_torch.py DIRECTORY mlp lenet5 convnet resnet8
+    python fashion_torch.py DIRECTORY mlp lenet5 convnet resnet8 [--plain]
 
 DIRECTORY holds the four IDX files (.gz). SGD with Nesterov's momentum 0.9, decay 5e-4,
 batches of 128, 10 epochs, a cosine after one epoch of warm-up; rate 0.05, or 0.1 and
 crops (padding 4) and flips where there is batch norm; a tenth of the training images is
-held out. Two threads.
+held out. With --plain, images stay as they are (`--augment off`). Two threads.
 """
 
 import gzip
@@ -75,6 +75,7 @@ def varied(batch):
 
 def train(name):
     make, rate, is_varied = MODELS[name]
+    is_varied = is_varied and not is_plain
     torch.manual_seed(0)
     model = make()
     optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
@@ -110,5 +111,7 @@ def train(name):
 torch.set_num_threads(2)
 train_images, train_labels = images("train-images-idx3-ubyte"), read("train-labels-idx1-ubyte").long()
 test_images, test_labels = images("t10k-images-idx3-ubyte"), read("t10k-labels-idx1-ubyte").long()
+is_plain = "--plain" in sys.argv
 for name in sys.argv[2:]:
-    train(name)
+    if name != "--plain":
+        train(name)

@@ -160,7 +160,7 @@ pub enum Place {
     Fields {
         /// Number of the fields.
         field: u32,
-        /// Where to begin reading, every so many elements.
+        /// Where to begin reading, for elements at equal distances.
         stops: Vec<Stop>,
     },
 }
