@@ -31,6 +31,7 @@ mod merge;
 mod metrics;
 mod model;
 mod natural;
+mod outputs;
 mod plan;
 mod progress;
 mod prune;

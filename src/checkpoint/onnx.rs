@@ -1,6 +1,7 @@
 //! ONNX models as checkpoints: initialisers are the tensors, files beside the model
 //! further shards, and the graph is what models of one architecture have in common.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -160,9 +161,9 @@ impl Checkpoint {
         scratch: &mut Vec<u8>,
     ) -> Result<(), SourceError> {
         let width = (scattered.dtype().bits() / 8) as usize;
-        let mut words = vec![0; count.div_ceil(64) as usize];
+        let mut words = Vec::new();
+        let range = self.read_words(scattered, begin, count, &mut words)?;
         let file = |location| self.model_file(location);
-        let range = self.checked(scattered.read_words(file, begin, &mut words, count))?;
         let mut values = vec![0; (range.end - range.start) as usize * width];
         self.checked(scattered.values().read(file, range.start, &mut values))?;
         scratch.resize(count as usize * width, 0);
@@ -178,12 +179,26 @@ impl Checkpoint {
         count: u64,
         scratch: &mut Vec<u8>,
     ) -> Result<(), SourceError> {
-        let mut words = vec![0_u64; count.div_ceil(64) as usize];
-        let file = |location| self.model_file(location);
-        self.checked(scattered.read_words(file, begin, &mut words, count))?;
+        let mut words = Vec::new();
+        self.read_words(scattered, begin, count, &mut words)?;
         scratch.clear();
         scratch.extend((0..count as usize).map(|bit| (words[bit / 64] >> (bit % 64) & 1) as u8));
         Ok(())
+    }
+
+    /// Which of some elements have places in a list, as set bits of `words`; returns which
+    /// of the values these are.
+    fn read_words(
+        &self,
+        scattered: &Scattered,
+        begin: u64,
+        count: u64,
+        words: &mut Vec<u64>,
+    ) -> Result<Range<u64>, SourceError> {
+        words.clear();
+        words.resize(count.div_ceil(64) as usize, 0);
+        let file = |location| self.model_file(location);
+        self.checked(scattered.read_words(file, begin, words, count))
     }
 
     /// Which of some elements are stored in a tensor that leaves pruned ones out, as set
@@ -203,10 +218,7 @@ impl Checkpoint {
                 Ok(Some(first))
             }
             Content::Scattered(scattered) => {
-                words.clear();
-                words.resize(count.div_ceil(64) as usize, 0);
-                let file = |location| self.model_file(location);
-                let range = self.checked(scattered.read_words(file, begin, words, count))?;
+                let range = self.read_words(scattered, begin, count, words)?;
                 Ok(Some(range.start))
             }
             _ => Ok(None),

@@ -7,7 +7,6 @@ use serde::Serialize;
 use sms_merge::checkpoint::OutputError;
 use sms_merge::checkpoint::refuse_named_input;
 use sms_merge::format::replace::Durability;
-use sms_merge::format::replace::Existing;
 use sms_merge::format::replace::ReplaceError;
 use sms_merge::format::replace::StagedFile;
 use sms_merge::format::replace::Target;
@@ -29,6 +28,7 @@ use crate::cli::SCHEMA;
 use crate::cli::args::data::DataArguments;
 use crate::cli::exit::Exit;
 use crate::cli::exit::UsageError;
+use crate::cli::outputs;
 use crate::cli::text;
 use crate::cli::text::Clean;
 use crate::cli::text::Column;
@@ -100,10 +100,7 @@ struct PictureObject {
 
 /// Shows a data set.
 pub(crate) fn run(arguments: &DataArguments) -> anyhow::Result<Exit> {
-    let existing = match arguments.force {
-        true => Existing::Replace,
-        false => Existing::Refuse,
-    };
+    let existing = outputs::existing(arguments.force);
     if let Some(picture) = &arguments.picture {
         refuse_named_input(picture, [Path::new(&arguments.name)])?;
     }

@@ -12,7 +12,6 @@ use std::sync::atomic::AtomicBool;
 
 use sms_merge::checkpoint::refuse_named_input;
 use sms_merge::format::replace::Durability;
-use sms_merge::format::replace::Existing;
 use sms_merge::format::replace::StagedFile;
 use sms_merge::format::replace::Target;
 use sms_merge::graph::Role;
@@ -50,6 +49,7 @@ use crate::cli::learning::build_model;
 use crate::cli::learning::card_of;
 use crate::cli::learning::open_checkpoint;
 use crate::cli::learning::open_data;
+use crate::cli::outputs;
 use crate::cli::text;
 use crate::cli::text::note;
 use crate::cli::text::shown;
@@ -80,10 +80,7 @@ struct Outcome {
 
 /// Evaluates.
 pub(crate) fn run(arguments: &EvalArguments, interrupted: &AtomicBool) -> anyhow::Result<Exit> {
-    let existing = match arguments.force {
-        true => Existing::Replace,
-        false => Existing::Refuse,
-    };
+    let existing = outputs::existing(arguments.force);
     let picture_path = arguments.confusion.as_deref();
     if let Some(picture) = picture_path {
         let checkpoints = arguments.checkpoints.iter().map(PathBuf::as_path);

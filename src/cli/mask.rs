@@ -10,8 +10,6 @@ use sms_merge::checkpoint::Destination;
 use sms_merge::checkpoint::Observer;
 use sms_merge::checkpoint::refuse_named_input;
 use sms_merge::connectivity::NamePatterns;
-use sms_merge::format::replace::Durability;
-use sms_merge::format::replace::Existing;
 use sms_merge::prune::ComparedMask;
 use sms_merge::prune::MaskInputs;
 use sms_merge::prune::MaskOperation;
@@ -26,6 +24,7 @@ use crate::cli::inputs::open_all;
 use crate::cli::inputs::open_options;
 use crate::cli::inputs::patterns;
 use crate::cli::inputs::threads;
+use crate::cli::outputs;
 use crate::cli::progress::Progress;
 use crate::cli::text;
 use crate::cli::text::Column;
@@ -144,14 +143,8 @@ impl Request<'_> {
         let inputs = MaskInputs::new(checkpoints, |name| selects(&include, &exclude, name))?;
         let destination = self.output.zip(inputs.first());
         let destination = destination.map(|(output, first)| {
-            let existing = match common.force {
-                true => Existing::Replace,
-                false => Existing::Refuse,
-            };
-            let durability = match common.no_sync {
-                true => Durability::Unsynced,
-                false => Durability::Synced,
-            };
+            let existing = outputs::existing(common.force);
+            let durability = outputs::durability(common.no_sync);
             Destination::resolve(output, first, None, existing, durability)
         });
         let progress = Progress::new(2 * inputs.bytes(), &common.report);

@@ -8,8 +8,6 @@ use std::time::Instant;
 use anyhow::Context;
 use sms_merge::checkpoint::Checkpoint;
 use sms_merge::checkpoint::Ingredients;
-use sms_merge::format::replace::Durability;
-use sms_merge::format::replace::Existing;
 use sms_merge::kernel::Normalization;
 use sms_merge::kernel::Weights;
 use sms_merge::merge::Destination;
@@ -42,6 +40,7 @@ use crate::cli::inputs::notes;
 use crate::cli::inputs::rules;
 use crate::cli::inputs::select;
 use crate::cli::inputs::threads;
+use crate::cli::outputs;
 use crate::cli::plan;
 use crate::cli::progress::Progress;
 use crate::cli::summary::Summary;
@@ -81,14 +80,8 @@ pub(crate) fn run(arguments: &MergeArguments, interrupted: &AtomicBool) -> anyho
     let mut ingredients = open(arguments, &paths, &options)?;
     warnings.extend(notes(&ingredients));
     warnings.extend(arguments.output.as_deref().and_then(other_format));
-    let existing = match arguments.force {
-        true => Existing::Replace,
-        false => Existing::Refuse,
-    };
-    let durability = match arguments.no_sync {
-        true => Durability::Unsynced,
-        false => Durability::Synced,
-    };
+    let existing = outputs::existing(arguments.force);
+    let durability = outputs::durability(arguments.no_sync);
     let destination = arguments.output.as_ref().map(|output| {
         let shard_bytes = arguments.shard_size;
         Destination::resolve_soup(output, &ingredients, shard_bytes, existing, durability)

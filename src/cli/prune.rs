@@ -11,8 +11,6 @@ use sms_merge::checkpoint::Destination;
 use sms_merge::checkpoint::MaskLayout;
 use sms_merge::checkpoint::Observer;
 use sms_merge::checkpoint::refuse_named_input;
-use sms_merge::format::replace::Durability;
-use sms_merge::format::replace::Existing;
 use sms_merge::prune::Amount;
 use sms_merge::prune::ChannelDistribution;
 use sms_merge::prune::Distribution;
@@ -35,6 +33,7 @@ use crate::cli::exit::UsageError;
 use crate::cli::inputs::open_options;
 use crate::cli::inputs::patterns;
 use crate::cli::inputs::threads;
+use crate::cli::outputs;
 use crate::cli::progress::Progress;
 use crate::cli::pruned::Outcome;
 use crate::cli::text::count;
@@ -47,14 +46,8 @@ pub(crate) fn run(arguments: &PruneArguments, interrupted: &AtomicBool) -> anyho
     refuse_inputs(arguments, outputs.into_iter().flatten())?;
     let subject = open(arguments)?;
     let destination = |path: &PathBuf, shard_bytes| {
-        let existing = match arguments.force {
-            true => Existing::Replace,
-            false => Existing::Refuse,
-        };
-        let durability = match arguments.no_sync {
-            true => Durability::Unsynced,
-            false => Durability::Synced,
-        };
+        let existing = outputs::existing(arguments.force);
+        let durability = outputs::durability(arguments.no_sync);
         Destination::resolve(
             path,
             subject.ingredients(),

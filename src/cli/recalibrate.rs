@@ -13,8 +13,6 @@ use sms_merge::checkpoint::refuse_named_input;
 use sms_merge::checkpoint::rewrite;
 use sms_merge::cycle::recalibrated::Observation;
 use sms_merge::cycle::recalibrated::RecalibrationRecord;
-use sms_merge::format::replace::Durability;
-use sms_merge::format::replace::Existing;
 use sms_merge::format::replace::Target;
 use sms_merge::train::Weights;
 use sms_merge::train::card::Card;
@@ -43,6 +41,7 @@ use crate::cli::learning::build_model;
 use crate::cli::learning::card_of;
 use crate::cli::learning::open_checkpoint;
 use crate::cli::learning::open_data;
+use crate::cli::outputs;
 use crate::cli::text;
 use crate::cli::text::Clean;
 use crate::cli::text::note;
@@ -85,14 +84,8 @@ pub(crate) fn run(
     interrupted: &AtomicBool,
 ) -> anyhow::Result<Exit> {
     let started = Instant::now();
-    let existing = match arguments.force {
-        true => Existing::Replace,
-        false => Existing::Refuse,
-    };
-    let durability = match arguments.no_sync {
-        true => Durability::Unsynced,
-        false => Durability::Synced,
-    };
+    let existing = outputs::existing(arguments.force);
+    let durability = outputs::durability(arguments.no_sync);
     let data = arguments.data.data.as_deref().map(Path::new);
     let inputs = [arguments.checkpoint.as_path()].into_iter().chain(data);
     refuse_named_input(&arguments.output, inputs)?;

@@ -13,7 +13,6 @@ use std::time::Duration;
 use std::time::Instant;
 
 use sms_merge::checkpoint::refuse_named_input;
-use sms_merge::format::replace::Durability;
 use sms_merge::format::replace::Existing;
 use sms_merge::format::replace::Target;
 use sms_merge::graph::Graph;
@@ -49,6 +48,7 @@ use crate::cli::learning::engine_name;
 use crate::cli::learning::open_checkpoint;
 use crate::cli::learning::open_data;
 use crate::cli::learning::record_of;
+use crate::cli::outputs;
 use crate::cli::progress::Steps;
 use crate::cli::text::shown;
 use crate::cli::train::logs::Beginning;
@@ -82,14 +82,8 @@ struct Training {
 /// Trains, and writes the outcome.
 pub(crate) fn run(arguments: &TrainArguments, interrupted: &AtomicBool) -> anyhow::Result<Exit> {
     let started = Instant::now();
-    let existing = match arguments.saving.force {
-        true => Existing::Replace,
-        false => Existing::Refuse,
-    };
-    let durability = match arguments.saving.no_sync {
-        true => Durability::Unsynced,
-        false => Durability::Synced,
-    };
+    let existing = outputs::existing(arguments.saving.force);
+    let durability = outputs::durability(arguments.saving.no_sync);
     let state_path = state_path(arguments);
     refuse_inputs(arguments, &state_path)?;
     let output = Target::for_file(&arguments.output, existing)?;

@@ -1,7 +1,6 @@
 //! What a run leaves for its user: the last soup, as a checkpoint and as an ONNX model, and
 //! the report.
 
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use sms_merge::checkpoint::Checkpoint;
@@ -85,24 +84,23 @@ impl Delivery<'_> {
         let metadata = owned(&checkpoint.metadata());
         let durability = Durability::Synced;
         rewrite(&checkpoint, &metadata, &nothing, &target, durability)?;
-        self.model(&path)
+        self.model(checkpoint)
     }
 
     /// The soup as an ONNX model, if its network is one of ours.
-    fn model(&self, soup: &Path) -> anyhow::Result<()> {
+    fn model(&self, soup: Checkpoint) -> anyhow::Result<()> {
         let Some(network) = &self.scene.network else {
             return Ok(());
         };
-        let checkpoint = Checkpoint::open(soup, &OpenOptions::default())?;
         let options = OnnxOptions {
             encoding: Encoding::Dense,
             batch_norms: BatchNorms::Keep,
             output: Output::Logits,
             payloads: Payloads::Inside,
             rules: Rules::default(),
-            metadata: model_metadata(&checkpoint),
+            metadata: model_metadata(&soup),
         };
-        let soup = Ingredients::join(vec![checkpoint], None, DtypeRule::AnyFloat, |_| true)?;
+        let soup = Ingredients::join(vec![soup], None, DtypeRule::AnyFloat, |_| true)?;
         // A moment's work, which a signal does not cut short.
         let observer = Observer {
             advance: &|_| (),

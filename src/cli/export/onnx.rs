@@ -21,8 +21,6 @@ use sms_merge::export::onnx::OnnxExport;
 use sms_merge::export::onnx::OnnxOptions;
 use sms_merge::export::onnx::Output;
 use sms_merge::export::onnx::Payloads;
-use sms_merge::format::replace::Durability;
-use sms_merge::format::replace::Existing;
 use sms_merge::format::replace::Target;
 use sms_merge::graph::Graph;
 use sms_merge::tensor::Printable;
@@ -37,6 +35,7 @@ use crate::cli::exit::Exit;
 use crate::cli::exit::UsageError;
 use crate::cli::inputs::open_options;
 use crate::cli::inputs::rules;
+use crate::cli::outputs;
 use crate::cli::progress::Progress;
 use crate::cli::size::human_bytes;
 use crate::cli::text;
@@ -122,10 +121,7 @@ pub(super) fn run(arguments: &ExportArguments, interrupted: &AtomicBool) -> anyh
         advance: &|bytes| progress.advance(bytes),
         interrupted,
     };
-    let durability = match arguments.no_sync {
-        true => Durability::Unsynced,
-        false => Durability::Synced,
-    };
+    let durability = outputs::durability(arguments.no_sync);
     let export = OnnxExport::plan(&graph, &ingredients, &options, observer)?;
     let bytes_written = export.write(&target, data_target.as_ref(), durability, observer)?;
     progress.clear();
@@ -188,10 +184,7 @@ fn data_path(arguments: &ExportArguments) -> Option<PathBuf> {
 }
 
 fn target(arguments: &ExportArguments, path: &Path) -> Result<Target, OutputError> {
-    let existing = match arguments.force {
-        true => Existing::Replace,
-        false => Existing::Refuse,
-    };
+    let existing = outputs::existing(arguments.force);
     Ok(Target::for_file(path, existing)?)
 }
 

@@ -9,8 +9,6 @@ use serde::Serialize;
 use sms_merge::checkpoint::DtypeRule;
 use sms_merge::checkpoint::Ingredients;
 use sms_merge::format::compact::CompactKind;
-use sms_merge::format::replace::Durability;
-use sms_merge::format::replace::Existing;
 use sms_merge::kernel::Weights;
 use sms_merge::merge::Copied;
 use sms_merge::merge::Destination;
@@ -34,6 +32,7 @@ use crate::cli::inputs::layout;
 use crate::cli::inputs::rules;
 use crate::cli::inputs::threads;
 use crate::cli::masks::TotalObject;
+use crate::cli::outputs;
 use crate::cli::progress::Progress;
 use crate::cli::size::human_bytes;
 use crate::cli::text;
@@ -93,14 +92,8 @@ pub(super) fn run(arguments: &ExportArguments, interrupted: &AtomicBool) -> anyh
         DtypeRule::Same,
         &options,
     )?;
-    let existing = match arguments.force {
-        true => Existing::Replace,
-        false => Existing::Refuse,
-    };
-    let durability = match arguments.no_sync {
-        true => Durability::Unsynced,
-        false => Durability::Synced,
-    };
+    let existing = outputs::existing(arguments.force);
+    let durability = outputs::durability(arguments.no_sync);
     let shard_bytes = arguments.layout.shard_size;
     let output = &arguments.output;
     let destination = Destination::resolve(output, &source, shard_bytes, existing, durability)?;

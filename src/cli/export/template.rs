@@ -14,8 +14,6 @@ use sms_merge::checkpoint::refuse_named_input;
 use sms_merge::export::template::Filling;
 use sms_merge::export::template::fill_template;
 use sms_merge::export::template::match_template;
-use sms_merge::format::replace::Durability;
-use sms_merge::format::replace::Existing;
 use sms_merge::tensor::Printable;
 
 use crate::cli::SCHEMA;
@@ -25,6 +23,7 @@ use crate::cli::inputs::open_all;
 use crate::cli::inputs::open_options;
 use crate::cli::inputs::patterns;
 use crate::cli::inputs::threads;
+use crate::cli::outputs;
 use crate::cli::progress::Progress;
 use crate::cli::size::human_bytes;
 use crate::cli::text;
@@ -78,14 +77,8 @@ pub(super) fn run(
         advance: &|bytes| progress.advance(bytes),
         interrupted,
     };
-    let existing = match arguments.force {
-        true => Existing::Replace,
-        false => Existing::Refuse,
-    };
-    let durability = match arguments.no_sync {
-        true => Durability::Unsynced,
-        false => Durability::Synced,
-    };
+    let existing = outputs::existing(arguments.force);
+    let durability = outputs::durability(arguments.no_sync);
     let filled = match_template(&soup, &template, &sources, &keep, observer).and_then(|filling| {
         let how = (existing, durability);
         let output = &arguments.output;
