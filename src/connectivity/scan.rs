@@ -1,5 +1,6 @@
 //! Counting agreement, piece by piece, in one pass with everything else.
 
+use crate::tensor::bits::count_ones;
 use crate::tensor::{Digest, Shape};
 
 use super::pattern::PatternTally;
@@ -115,18 +116,24 @@ impl MaskTally {
         n_elements: usize,
         resolved: &mut [u64],
     ) {
-        self.numel += n_elements as u64;
         let first = masks.participant(0);
         resolved.copy_from_slice(first);
         if (1..self.n_participants()).all(|participant| masks.participant(participant) == first) {
-            let retained: u64 = count(first);
-            self.retained_by.iter_mut().for_each(|by| *by += retained);
-            self.retained_by_any += retained;
-            self.retained += retained;
-            self.shared_in_peace += retained;
+            self.add_agreement(first, n_elements);
         } else {
+            self.numel += n_elements as u64;
             self.add_dispute(masks, resolution, start, resolved);
         }
+    }
+
+    /// Counts a stretch of which every participant has the same mask.
+    pub fn add_agreement(&mut self, mask: &[u64], n_elements: usize) {
+        let retained = count_ones(mask);
+        self.numel += n_elements as u64;
+        self.retained_by.iter_mut().for_each(|by| *by += retained);
+        self.retained_by_any += retained;
+        self.retained += retained;
+        self.shared_in_peace += retained;
     }
 
     #[cold]
@@ -139,7 +146,7 @@ impl MaskTally {
     ) {
         let n_participants = self.n_participants();
         for (participant, by) in self.retained_by.iter_mut().enumerate() {
-            *by += count(masks.participant(participant));
+            *by += count_ones(masks.participant(participant));
         }
         for (word, resolved) in resolved.iter_mut().enumerate() {
             let any = masks.resolve(Resolution::Any, word);
@@ -156,7 +163,7 @@ impl MaskTally {
             }
             *resolved = masks.resolve(resolution, word);
         }
-        self.retained += count(resolved);
+        self.retained += count_ones(resolved);
         if self.shared_in_dispute.is_empty() {
             self.shared_in_dispute = vec![0; n_participants * (n_participants - 1) / 2].into();
         }
@@ -252,12 +259,11 @@ impl MaskTally {
 /// Digest of a tile's resolved mask: bit `i` of byte `j` is element `8 j + i`,
 /// `ceil(n / 8)` bytes.
 pub(crate) fn mask_digest(words: &[u64], n_elements: usize) -> Digest {
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    Digest::of(&bytes[..n_elements.div_ceil(8)])
-}
-
-fn count(words: &[u64]) -> u64 {
-    words.iter().map(|word| u64::from(word.count_ones())).sum()
+    let mut bytes = vec![[0; 8]; words.len()];
+    for (bytes, word) in bytes.iter_mut().zip(words) {
+        *bytes = word.to_le_bytes();
+    }
+    Digest::of(&bytes.as_flattened()[..n_elements.div_ceil(8)])
 }
 
 #[cfg(test)]

@@ -1,22 +1,45 @@
 //! Bits of masks and the elements that they retain: copied, spread and gathered.
 
+/// Words that are counted before the widest instructions of the machine are looked up.
+const FEW_WORDS: usize = 16;
+
 /// Number of set bits.
 pub fn count_ones(words: &[u64]) -> u64 {
-    words.iter().map(|word| u64::from(word.count_ones())).sum()
+    if words.len() < FEW_WORDS {
+        return words.iter().map(|word| u64::from(word.count_ones())).sum();
+    }
+    pulp::Arch::new().dispatch(CountOnes {
+        words,
+        bits_of: |word| word,
+    })
 }
 
 /// Number of set bits of bytes.
 pub fn count_ones_of_bytes(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
-    let whole: u64 = words
-        .iter()
-        .map(|&word| u64::from(u64::from_le_bytes(word).count_ones()))
-        .sum();
-    whole
-        + rest
-            .iter()
-            .map(|byte| u64::from(byte.count_ones()))
-            .sum::<u64>()
+    let whole = pulp::Arch::new().dispatch(CountOnes {
+        words,
+        bits_of: u64::from_le_bytes,
+    });
+    let rest = rest.iter().map(|byte| u64::from(byte.count_ones()));
+    whole + rest.sum::<u64>()
+}
+
+/// Set bits of words, or of what makes one each. A type and not a closure, because only
+/// what is inlined is compiled for the instruction set.
+struct CountOnes<'a, W, F> {
+    words: &'a [W],
+    bits_of: F,
+}
+
+impl<W: Copy, F: Fn(W) -> u64> pulp::NullaryFnOnce for CountOnes<'_, W, F> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn call(self) -> u64 {
+        let bits = self.words.iter().map(|&word| (self.bits_of)(word));
+        bits.map(|bits| u64::from(bits.count_ones())).sum()
+    }
 }
 
 /// Copies `n_bits` bits from `from`, where bit `i` of byte `j` is bit `8 j + i`, to bits
