@@ -91,6 +91,30 @@ struct TileBytes<'a> {
     given: Option<&'a [u8]>,
 }
 
+impl TileBytes<'_> {
+    /// The mask words, where all ingredients are compact and have the same.
+    fn shared_words(&self) -> Option<&[u64]> {
+        let first = self.compact.first().copied().flatten()?;
+        let mut all = self.compact.iter();
+        let is_shared = all.all(|words| words.is_some_and(|words| std::ptr::eq(first, words)));
+        (is_shared && self.given.is_none()).then_some(first)
+    }
+
+    /// Digests of the stored masks.
+    fn mask_digests(&self, range: TileRange) -> Box<[Option<Digest>]> {
+        let digest = |words: &[u64]| mask_digest(words, range.count as usize);
+        let first = self.compact.first().copied().flatten();
+        let of_first = first.map(digest);
+        let masks = self.masks.iter().zip(&self.compact);
+        let digests = masks.map(|(flags, words)| match (first, words) {
+            (Some(first), Some(words)) if std::ptr::eq(first, *words) => of_first,
+            (_, Some(words)) => Some(digest(words)),
+            (_, None) => flags.map(Digest::of),
+        });
+        digests.collect()
+    }
+}
+
 impl Job<'_> {
     fn read_tile<'s>(
         &'s self,
@@ -133,8 +157,13 @@ impl Job<'_> {
                     .transpose()
             })
             .collect::<Result<_, _>>()?;
+        // Equal masks are one, which is then counted and digested once.
+        let first = compact.first().map_or(&[][..], Vec::as_slice);
         let compact = compact.iter().enumerate();
-        let compact = compact.map(|(i, words)| is_compact(i).then_some(words.as_slice()));
+        let compact = compact.map(|(i, words)| {
+            let words = if words == first { first } else { words };
+            is_compact(i).then_some(words)
+        });
         let given = match (
             self.ingredients.mask_file(),
             self.ingredients.given_mask(parameter),
@@ -179,15 +208,7 @@ impl Job<'_> {
             tally: None,
             mask: None,
             values: bytes.values.iter().map(|bytes| Digest::of(bytes)).collect(),
-            stored_masks: bytes
-                .masks
-                .iter()
-                .zip(&bytes.compact)
-                .map(|(flags, words)| match words {
-                    Some(words) => Some(mask_digest(words, range.count as usize)),
-                    None => flags.map(Digest::of),
-                })
-                .collect(),
+            stored_masks: bytes.mask_digests(range),
             given_mask: bytes.given.map(Digest::of),
             content: None,
             mask_content: None,
@@ -205,8 +226,15 @@ impl Job<'_> {
         let is_masked = planned.expectation != Expectation::Dense;
         if is_masked {
             let resolved = &mut resolved[..n_words];
-            outcome.tally = Some(tile.compare_masks(words, piece_words, resolved)?);
-            outcome.mask = Some(mask_digest(resolved, range.count as usize));
+            let shared = bytes.shared_words();
+            outcome.tally = Some(match shared {
+                Some(shared) => tile.agreement(shared, resolved),
+                None => tile.compare_masks(words, piece_words, resolved)?,
+            });
+            outcome.mask = match shared {
+                Some(_) => outcome.stored_masks[0],
+                None => Some(mask_digest(resolved, range.count as usize)),
+            };
         }
         if !self.writes() {
             return Ok(outcome);
@@ -247,8 +275,12 @@ impl Job<'_> {
             outcome.mask_content = Some(Digest::of(mask_out));
         }
         if planned.compact.is_some() {
-            for (bytes, word) in mask_out.chunks_mut(8).zip(resolved) {
-                bytes.copy_from_slice(&word.to_le_bytes()[..bytes.len()]);
+            let (eights, rest) = mask_out.as_chunks_mut::<8>();
+            for (bytes, word) in eights.iter_mut().zip(resolved) {
+                *bytes = word.to_le_bytes();
+            }
+            if let Some(last) = resolved.last() {
+                rest.copy_from_slice(&last.to_le_bytes()[..rest.len()]);
             }
             outcome.mask_content = outcome.mask;
         }

@@ -11,6 +11,16 @@ use crate::merge::MergeError;
 use crate::merge::tile::Tile;
 
 impl Tile<'_> {
+    /// What there is to compare where all participants have the same mask words.
+    pub(super) fn agreement(&self, shared: &[u64], resolved: &mut [u64]) -> MaskTally {
+        let n_elements = self.range.count as usize;
+        let mut tally = MaskTally::new(self.job.votes.len());
+        resolved.copy_from_slice(shared);
+        tally.add_agreement(resolved, n_elements);
+        tally.add_tile_patterns(resolved, None, n_elements, &self.parameter.shape);
+        tally
+    }
+
     /// Compares the masks of all participants and writes the resolved one.
     pub(super) fn compare_masks(
         &self,
