@@ -25,6 +25,9 @@ use crate::tensor::Dtype;
 use crate::tensor::Shape;
 use crate::tensor::tile_elements;
 
+/// Bits of masks that are counted before the pages that hold them are let go: 64 MiB.
+const COUNTED_BITS: u64 = 8 * (64 << 20);
+
 /// How a parameter is stored of which only what is retained is.
 #[derive(Clone, Debug)]
 pub struct Compacted {
@@ -263,6 +266,7 @@ impl MergePlan {
         ingredients: &Ingredients,
         options: &MergeOptions,
     ) -> Result<Self, MergeError> {
+        let mut counted_bits = 0;
         for index in 0..self.tensors.len() {
             let tensor = &self.tensors[index];
             if tensor
@@ -273,6 +277,14 @@ impl MergePlan {
                 && let Some(compact) = &mut self.tensors[index].compact
             {
                 compact.ranks = ranks;
+                let parameter = &ingredients.parameters()[self.tensors[index].parameter];
+                counted_bits += parameter.shape.numel();
+            }
+            if counted_bits > COUNTED_BITS {
+                for shard in ingredients.checkpoints()[0].shards() {
+                    shard.source().release(0, shard.source().bytes());
+                }
+                counted_bits = 0;
             }
         }
         self.layouts = place(&mut self.tensors, ingredients, options)?;

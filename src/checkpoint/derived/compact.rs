@@ -19,6 +19,10 @@ use crate::tensor::bits::spread;
 /// block are what is held of a tensor, one part in 8192 of its elements' bits.
 const BLOCK_BYTES: u64 = 8192;
 
+/// Longest bitmask that stays resident once its bits have been counted: whoever asked
+/// reads it next, and letting go interrupts every core.
+const RESIDENT_BYTES: u64 = 1 << 20;
+
 /// Retained values and a bitmask, in files of one checkpoint.
 ///
 /// The bitmask is read whole before the first value is, to know how many values stand
@@ -241,8 +245,10 @@ impl Compact {
             return Err(self.wrong_count(checkpoint, rank));
         }
         self.check_fault(checkpoint)?;
-        let source = checkpoint.shards[self.bitmask.shard].source();
-        source.release(self.bitmask.begin, total);
+        if total > RESIDENT_BYTES {
+            let source = checkpoint.shards[self.bitmask.shard].source();
+            source.release(self.bitmask.begin, total);
+        }
         Ok(ranks.into())
     }
 
@@ -260,11 +266,17 @@ impl Compact {
         let bytes = self.read_extent(checkpoint, self.bitmask, offset, len, scratch)?;
         words.clear();
         words.resize(count.div_ceil(64) as usize, 0);
+        // Rows of whole bytes follow each other without a gap.
+        let is_flat = self.row_elements.is_multiple_of(8);
         let mut done = 0;
         while done < count {
             let element = begin + done;
             let in_row = self.row_elements - element % self.row_elements;
-            let n_bits = in_row.min(count - done);
+            let n_bits = if is_flat {
+                count - done
+            } else {
+                in_row.min(count - done)
+            };
             let (byte, bit) = self.place(element);
             let from = (byte - offset) as usize * 8 + bit as usize;
             copy_bits(bytes, from, words, done as usize, n_bits as usize);
