@@ -188,9 +188,19 @@ impl<'a> Worker<'a> {
     }
 
     fn check_used(&self) -> Result<(), SourceError> {
-        self.used
-            .iter()
-            .try_for_each(|used| used.checkpoint.shards()[used.shard].source().check_fault())
+        let mut checked: Vec<(&Checkpoint, usize)> = Vec::new();
+        for used in &self.used {
+            let is_same = |&(checkpoint, shard): &(&Checkpoint, usize)| {
+                std::ptr::eq(checkpoint, used.checkpoint) && shard == used.shard
+            };
+            if !checked.iter().any(is_same) {
+                checked.push((used.checkpoint, used.shard));
+                used.checkpoint.shards()[used.shard]
+                    .source()
+                    .check_fault()?;
+            }
+        }
+        Ok(())
     }
 
     /// Ends a unit: lets go of used pages if they are many, and returns the unit's bytes.
