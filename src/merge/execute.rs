@@ -10,13 +10,14 @@ use crate::merge::MergeError;
 use crate::merge::job::Job;
 use crate::merge::ledger::Ledger;
 use crate::merge::ledger::Outcome;
+use crate::merge::plan::PlannedTensor;
 use crate::merge::plan::TileRange;
 use crate::merge::sink::lock;
 use crate::merge::worker::Worker;
 use crate::tensor::tile_elements;
 
-/// Elements after which a worker looks for its next run of tiles: 1 MiB of F32, so
-/// that the threads seldom meet at the output file's lock.
+/// Stored elements after which a worker looks for its next run of tiles: 1 MiB of F32,
+/// so that the threads seldom meet at the output file's lock.
 const UNIT_ELEMENTS: u64 = 1 << 18;
 /// Most tiles in a run: bounds what a worker holds of many small tensors.
 const UNIT_TILES: usize = 1024;
@@ -100,6 +101,17 @@ impl Job<'_> {
         }
     }
 
+    /// Elements that the first ingredient stores of a tile of so many, about: of a
+    /// compact one the retained ones, and one for 32 bits of the mask.
+    fn stored_elements(&self, planned: &PlannedTensor, count: u64) -> u64 {
+        let parameter = &self.ingredients.parameters()[planned.parameter];
+        let Some(compact) = self.ingredients.value(parameter, 0).compact() else {
+            return count;
+        };
+        let retained = compact.retained() as f64 / parameter.shape.numel().max(1) as f64;
+        (retained * count as f64) as u64 + count / 32
+    }
+
     /// Takes the next run of tiles: tensor index, range, and whether it is the last.
     fn take(&self, cursor: &mut Cursor) -> Option<(usize, Vec<(usize, TileRange, bool)>)> {
         let mut tiles = Vec::new();
@@ -112,7 +124,8 @@ impl Job<'_> {
             let count = tile_elements(shape).min(shape.numel() - cursor.begin);
             let end = cursor.begin + count;
             let is_last = end == shape.numel();
-            if n_elements > 0 && n_elements + count > UNIT_ELEMENTS {
+            let n_stored = self.stored_elements(planned, count);
+            if n_elements > 0 && n_elements + n_stored > UNIT_ELEMENTS {
                 break;
             }
             tiles.push((
@@ -123,7 +136,7 @@ impl Job<'_> {
                 },
                 is_last,
             ));
-            n_elements += count;
+            n_elements += n_stored;
             (cursor.tensor, cursor.begin) = if is_last {
                 (cursor.tensor + 1, 0)
             } else {
