@@ -2,6 +2,11 @@
 
 use super::PIECE;
 
+/// Elements of which all products are added before the next ones are looked at: a
+/// multiple of the lanes, and so few that those of several ingredients stay in the
+/// first cache.
+const STRETCH: usize = 256;
+
 /// Lanes of a piece's partial sums.
 pub(super) const LANES: usize = 8;
 
@@ -47,31 +52,66 @@ impl Gram {
     /// Adds one piece; `columns(i)` are the retained values of ingredient `i`.
     #[inline(always)]
     pub(super) fn add_piece<'a>(&mut self, columns: impl Fn(usize) -> &'a [f64]) {
-        let mut at = 0;
-        for high in 0..self.n_ingredients {
-            for low in 0..=high {
-                self.products[at] += piece_product(columns(high), columns(low));
-                at += 1;
+        if self.n_ingredients == 0 {
+            return;
+        }
+        let len = columns(0).len();
+        debug_assert!(len <= PIECE);
+        let mut sums = vec![[0.0; LANES]; self.products.len()];
+        for begin in (0..len).step_by(STRETCH) {
+            let stretch = |i: usize| &columns(i)[begin..len.min(begin + STRETCH)];
+            let mut later = sums.as_mut_slice();
+            for high in 0..self.n_ingredients {
+                // Of several partners at once: one sum alone would wait for itself.
+                let (row, others) = later.split_at_mut(high + 1);
+                later = others;
+                let (fours, rest) = row.as_chunks_mut::<4>();
+                let (twos, ones) = rest.as_chunks_mut::<2>();
+                let mut low = 0;
+                for sums in fours {
+                    add_products(sums, stretch(high), |k| stretch(low + k));
+                    low += 4;
+                }
+                for sums in twos {
+                    add_products(sums, stretch(high), |k| stretch(low + k));
+                    low += 2;
+                }
+                for sum in ones {
+                    add_products(std::array::from_mut(sum), stretch(high), |_| stretch(low));
+                }
             }
+        }
+        for (product, lanes) in self.products.iter_mut().zip(&sums) {
+            *product += add_lanes(lanes);
         }
     }
 }
 
+/// Adds the products of `a` with each of `N` columns to the lanes of each.
 #[inline(always)]
-fn piece_product(a: &[f64], b: &[f64]) -> f64 {
-    debug_assert!(a.len() == b.len() && a.len() <= PIECE);
-    let mut lanes = [0.0; LANES];
+fn add_products<'a, const N: usize>(
+    sums: &mut [[f64; LANES]; N],
+    a: &[f64],
+    b: impl Fn(usize) -> &'a [f64],
+) {
+    let b: [&[f64]; N] = std::array::from_fn(|k| &b(k)[..a.len()]);
     let (a_groups, a_rest) = a.as_chunks::<LANES>();
-    let (b_groups, b_rest) = b.as_chunks::<LANES>();
-    for (a, b) in a_groups.iter().zip(b_groups) {
-        for lane in 0..LANES {
-            lanes[lane] += a[lane] * b[lane];
+    let b_groups = b.map(|b| b.as_chunks::<LANES>().0);
+    let mut lanes = *sums;
+    for (index, a) in a_groups.iter().enumerate() {
+        for (lanes, b) in lanes.iter_mut().zip(b_groups) {
+            let b = &b[index];
+            let products: [f64; LANES] = std::array::from_fn(|lane| a[lane] * b[lane]);
+            *lanes = std::array::from_fn(|lane| lanes[lane] + products[lane]);
         }
     }
-    for ((lane, a), b) in lanes.iter_mut().zip(a_rest).zip(b_rest) {
-        *lane += a * b;
+    let done = a.len() - a_rest.len();
+    for (lanes, b) in lanes.iter_mut().zip(b) {
+        for ((lane, a), b) in lanes.iter_mut().zip(a_rest).zip(&b[done..]) {
+            *lane += a * b;
+        }
     }
-    add_lanes(&lanes)
+    *sums = lanes;
 }
 
 /// The sum of the lanes. Not inlined: seeing this order of additions, the compiler
@@ -79,4 +119,40 @@ fn piece_product(a: &[f64], b: &[f64]) -> f64 {
 #[inline(never)]
 fn add_lanes(&[l0, l1, l2, l3, l4, l5, l6, l7]: &[f64; LANES]) -> f64 {
     ((l0 + l4) + (l2 + l6)) + ((l1 + l5) + (l3 + l7))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The definition, one pair and one coordinate at a time.
+    fn product(a: &[f64], b: &[f64]) -> f64 {
+        let mut lanes = [0.0; LANES];
+        for (index, (a, b)) in a.iter().zip(b).enumerate() {
+            lanes[index % LANES] += a * b;
+        }
+        add_lanes(&lanes)
+    }
+
+    #[test]
+    fn products_are_summed_as_the_definition_says() {
+        for n_ingredients in 0..=9 {
+            for len in [0, 1, 7, 8, 9, 255, 256, 257, 300, 1027, PIECE] {
+                let value = |i: usize, at: usize| ((i * 7919 + at * 104_729) % 1009) as f64 / 7.0;
+                let column = |i| (0..len).map(|at| value(i, at) - 70.0).collect();
+                let columns: Vec<Vec<f64>> = (0..n_ingredients).map(column).collect();
+                let mut gram = Gram::zero(n_ingredients);
+                gram.add_piece(|i| &columns[i]);
+                gram.add_piece(|i| &columns[i][..len / 3]);
+                for i in 0..n_ingredients {
+                    for k in 0..=i {
+                        let (a, b) = (&columns[i], &columns[k]);
+                        let expected = product(a, b) + product(&a[..len / 3], &b[..len / 3]);
+                        let found = gram.get(i, k);
+                        assert_eq!(found.to_bits(), expected.to_bits(), "{len}: {i}, {k}");
+                    }
+                }
+            }
+        }
+    }
 }
