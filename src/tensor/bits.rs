@@ -59,7 +59,7 @@ pub fn copy_bits(
         let bytes = &from[from_bit / 8..][..8 * whole];
         let words = &mut words[to_bit / 64..][..whole];
         for (word, &bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
-            *word |= u64::from_le_bytes(bytes);
+            *word = u64::from_le_bytes(bytes);
         }
         let done = 64 * whole;
         (from_bit, to_bit, n_bits) = (from_bit + done, to_bit + done, n_bits - done);

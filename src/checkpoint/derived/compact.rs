@@ -165,8 +165,12 @@ impl Compact {
 
     fn check_fault(&self, checkpoint: &Checkpoint) -> Result<(), SourceError> {
         let extents = [Some(self.values), Some(self.bitmask), self.row_offsets];
-        let mut shards = extents.into_iter().flatten().map(|extent| extent.shard);
-        shards.try_for_each(|shard| checkpoint.shards[shard].source().check_fault())
+        let shards = extents.into_iter().flatten().map(|extent| extent.shard);
+        let mut shards: Vec<usize> = shards.collect();
+        shards.dedup();
+        shards
+            .into_iter()
+            .try_for_each(|shard| checkpoint.shards[shard].source().check_fault())
     }
 
     /// An error about what the files hold, unless they have lost pages.
