@@ -67,7 +67,7 @@ impl PatternTally {
             return;
         };
         match shape.kernel_numel() {
-            1 => self.add_consecutive(mask),
+            1 => pulp::Arch::new().dispatch(Consecutive { tally: self, mask }),
             kernel @ 2..=LARGEST_KERNEL => {
                 for (size, most) in GROUP_SIZES.into_iter().zip(&mut self.most) {
                     // A full group ends the search: the pattern does not hold.
@@ -104,6 +104,7 @@ impl PatternTally {
     }
 
     /// Groups of consecutive bits, counted in all fields of several words at once.
+    #[inline(always)]
     fn add_consecutive(&mut self, mask: &[u64]) {
         let (blocks, rest) = mask.as_chunks::<BLOCK>();
         for block in blocks {
@@ -114,6 +115,7 @@ impl PatternTally {
         self.add_block(&last);
     }
 
+    #[inline(always)]
     fn add_block(&mut self, block: &[u64; BLOCK]) {
         const PAIR: u64 = 0x5555_5555_5555_5555;
         const NIBBLE: u64 = 0x3333_3333_3333_3333;
@@ -145,10 +147,27 @@ impl PatternTally {
     }
 
     /// Notes the largest byte of the fields of one group size.
+    #[inline(always)]
     fn raise(&mut self, size: usize, fields: [u64; BLOCK]) {
         let fields = fields.map(u64::to_le_bytes);
         let most = fields.as_flattened().iter().copied().fold(0, u8::max);
         self.most[size] = self.most[size].max(most);
+    }
+}
+
+/// [`PatternTally::add_consecutive`]. A type and not a closure, because only what is
+/// inlined is compiled for the instruction set.
+struct Consecutive<'a> {
+    tally: &'a mut PatternTally,
+    mask: &'a [u64],
+}
+
+impl pulp::NullaryFnOnce for Consecutive<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        self.tally.add_consecutive(self.mask);
     }
 }
 
