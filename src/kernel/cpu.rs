@@ -7,11 +7,14 @@
 //! compiler never contracts a product and a sum, so the bits stay those of
 //! [`reference`](super::reference).
 
+mod mean;
 mod nonzero;
 
+use self::mean::mean_of_columns;
+use self::mean::wide_mean_of_columns;
 use self::nonzero::Nonzero;
-use super::double::weighted_mean;
 use super::float::{BF16, Element, F16, F32, F64};
+use super::gram::PieceSums;
 use super::{Backend, Counts, Gram, Input, KernelError, PIECE, Weights};
 use super::{check_comparison, check_lengths, needs_exact_mean};
 use crate::tensor::Dtype;
@@ -37,21 +40,32 @@ impl Default for Cpu {
     }
 }
 
+/// Retained elements that are widened, combined and stored before the next ones are
+/// looked at: a multiple of a gram's lanes, and so few that the columns of several
+/// ingredients stay in the first cache.
+const STRETCH: usize = 256;
+
 /// Positions of retained elements within a piece, and room for writing too many.
 type Positions = [u16; PIECE + AT_ONCE];
 
-/// Scratch memory of one worker: 16 KiB per ingredient and a little more.
+/// Scratch memory of one worker: 2 KiB per ingredient and a little more.
 #[derive(Debug)]
 pub struct Workspace {
     /// Positions of the retained elements within the piece.
     positions: Box<Positions>,
-    /// Retained values of each ingredient.
-    columns: Vec<Box<[f64; PIECE]>>,
+    /// Retained values of each ingredient in a stretch.
+    columns: Vec<Column>,
     /// Their combination.
-    means: Box<[f64; PIECE]>,
+    means: Box<Column>,
     /// Stored elements of one ingredient, or of the soup, without the pruned ones.
-    compact: Box<[[u8; 8]; PIECE]>,
+    compact: Box<Stored>,
 }
+
+/// Values of a stretch.
+type Column = [f64; STRETCH];
+
+/// Stored elements of a stretch.
+type Stored = [[u8; 8]; STRETCH];
 
 /// Runs `$body` with `$element` naming the element type of `$dtype`.
 macro_rules! with_element {
@@ -78,10 +92,10 @@ macro_rules! with_element {
     };
 }
 
-/// Which elements of a piece are combined.
+/// Which elements of a piece are combined, or which in a stretch.
 #[derive(Clone, Copy)]
 enum Retained<'a> {
-    All(usize),
+    All { begin: usize, len: usize },
     At(&'a [u16]),
 }
 
@@ -89,8 +103,18 @@ impl Retained<'_> {
     #[inline(always)]
     fn len(self) -> usize {
         match self {
-            Self::All(n) => n,
+            Self::All { len, .. } => len,
             Self::At(positions) => positions.len(),
+        }
+    }
+
+    /// Those of a stretch.
+    #[inline(always)]
+    fn stretch(self, begin: usize) -> Self {
+        let len = STRETCH.min(self.len() - begin);
+        match self {
+            Self::All { .. } => Self::All { begin, len },
+            Self::At(positions) => Self::At(&positions[begin..begin + len]),
         }
     }
 }
@@ -122,35 +146,38 @@ fn list_positions(positions: &mut Positions, mask: &[u64]) -> usize {
 
 /// Room for `n` elements of `N` bytes.
 #[inline(always)]
-fn room<const N: usize>(compact: &mut [[u8; 8]; PIECE], n: usize) -> &mut [[u8; N]] {
+fn room<const N: usize>(compact: &mut Stored, n: usize) -> &mut [[u8; N]] {
     &mut compact.as_flattened_mut().as_chunks_mut::<N>().0[..n]
 }
 
 #[inline(always)]
 fn widen<E: Element<Bytes = [u8; N]>, const N: usize>(
-    column: &mut [f64; PIECE],
-    compact: &mut [[u8; 8]; PIECE],
+    column: &mut Column,
+    compact: &mut Stored,
     bytes: &[u8],
     retained: Retained<'_>,
 ) {
-    let mut elements = bytes.as_chunks::<N>().0;
-    if let Retained::At(positions) = retained {
-        let gathered = room::<N>(compact, positions.len());
-        match <&[[u8; N]; PIECE]>::try_from(elements) {
-            // All pieces but a tensor's last: no index needs to be checked.
-            Ok(whole) => {
-                for (to, &position) in gathered.iter_mut().zip(positions) {
-                    *to = whole[usize::from(position) % PIECE];
+    let elements = bytes.as_chunks::<N>().0;
+    let elements = match retained {
+        Retained::All { begin, len } => &elements[begin..begin + len],
+        Retained::At(positions) => {
+            let gathered = room::<N>(compact, positions.len());
+            match <&[[u8; N]; PIECE]>::try_from(elements) {
+                // All pieces but a tensor's last: no index needs to be checked.
+                Ok(whole) => {
+                    for (to, &position) in gathered.iter_mut().zip(positions) {
+                        *to = whole[usize::from(position) % PIECE];
+                    }
+                }
+                Err(_) => {
+                    for (to, &position) in gathered.iter_mut().zip(positions) {
+                        *to = elements[usize::from(position)];
+                    }
                 }
             }
-            Err(_) => {
-                for (to, &position) in gathered.iter_mut().zip(positions) {
-                    *to = elements[usize::from(position)];
-                }
-            }
+            gathered
         }
-        elements = gathered;
-    }
+    };
     for (value, &element) in column.iter_mut().zip(elements) {
         *value = E::widen(element);
     }
@@ -159,17 +186,18 @@ fn widen<E: Element<Bytes = [u8; N]>, const N: usize>(
 #[inline(always)]
 fn narrow<E: Element<Bytes = [u8; N]>, const N: usize>(
     out: &mut [u8],
-    compact: &mut [[u8; 8]; PIECE],
+    compact: &mut Stored,
     means: &[f64],
     retained: Retained<'_>,
 ) -> Counts {
     let elements = out.as_chunks_mut::<N>().0;
     match retained {
-        Retained::All(_) => narrow_all::<E, N>(elements, means),
+        Retained::All { begin, len } => {
+            narrow_all::<E, N>(&mut elements[begin..begin + len], means)
+        }
         Retained::At(positions) => {
             let narrowed = room::<N>(compact, positions.len());
             let counts = narrow_all::<E, N>(narrowed, means);
-            elements.as_flattened_mut().fill(0);
             match <&mut [[u8; N]; PIECE]>::try_from(&mut *elements) {
                 Ok(whole) => {
                     for (&position, &element) in positions.iter().zip(&*narrowed) {
@@ -206,39 +234,12 @@ fn narrow_all<E: Element<Bytes = [u8; N]>, const N: usize>(
     }
 }
 
-#[inline(always)]
-fn mean_of_columns(means: &mut [f64], columns: &[Box<[f64; PIECE]>], weights: &Weights) {
-    let mut terms = columns.iter().zip(weights.values());
-    if let Some((column, &weight)) = terms.next() {
-        for (mean, &value) in means.iter_mut().zip(column.iter()) {
-            *mean = weight * value;
-        }
-    }
-    for (column, &weight) in terms {
-        for (mean, &value) in means.iter_mut().zip(column.iter()) {
-            *mean += weight * value;
-        }
-    }
-    let divisor = weights.divisor();
-    for mean in means {
-        *mean /= divisor;
-    }
-}
-
-#[inline(always)]
-fn wide_mean_of_columns(means: &mut [f64], columns: &[Box<[f64; PIECE]>], weights: &Weights) {
-    for (index, mean) in means.iter_mut().enumerate() {
-        let values = columns.iter().map(|column| column[index]);
-        *mean = weighted_mean(values, weights.values(), weights.wide_divisor());
-    }
-}
-
 /// [`Backend::combine`] after its checks.
 struct Combine<'a> {
     positions: &'a mut Positions,
-    columns: &'a mut [Box<[f64; PIECE]>],
-    means: &'a mut [f64; PIECE],
-    compact: &'a mut [[u8; 8]; PIECE],
+    columns: &'a mut [Column],
+    means: &'a mut Column,
+    compact: &'a mut Stored,
     out: &'a mut [u8],
     out_dtype: Dtype,
     inputs: &'a [Input<'a>],
@@ -266,26 +267,45 @@ impl pulp::NullaryFnOnce for Combine<'_> {
             gram,
             n_elements,
         } = self;
+        let all = Retained::All {
+            begin: 0,
+            len: n_elements,
+        };
         let retained = match mask {
-            None => Retained::All(n_elements),
+            None => all,
             Some(mask) => match list_positions(positions, mask) {
-                n_retained if n_retained == n_elements => Retained::All(n_elements),
-                n_retained => Retained::At(&positions[..n_retained]),
+                n_retained if n_retained == n_elements => all,
+                n_retained => {
+                    out.fill(0);
+                    Retained::At(&positions[..n_retained])
+                }
             },
         };
-        for (column, input) in columns.iter_mut().zip(inputs) {
-            with_element!(input.dtype, E => widen::<E, _>(column, compact, input.bytes, retained), _ => ());
+        let is_exact = needs_exact_mean(out_dtype, inputs);
+        let mut sums = gram.as_deref().map(PieceSums::new);
+        let mut counts = Counts::default();
+        for begin in (0..retained.len()).step_by(STRETCH) {
+            let stretch = retained.stretch(begin);
+            for (column, input) in columns.iter_mut().zip(inputs) {
+                with_element!(input.dtype, E => widen::<E, _>(column, compact, input.bytes, stretch), _ => ());
+            }
+            let means = &mut means[..stretch.len()];
+            if is_exact {
+                wide_mean_of_columns(means, columns, weights);
+            } else {
+                mean_of_columns(means, columns, weights);
+            }
+            if let Some(sums) = &mut sums {
+                sums.add(|i| &columns[i][..stretch.len()]);
+            }
+            let found = with_element!(out_dtype, E => narrow::<E, _>(out, compact, means, stretch), _ => Counts::default());
+            counts.retained_zeros += found.retained_zeros;
+            counts.non_finite += found.non_finite;
         }
-        let means = &mut means[..retained.len()];
-        if needs_exact_mean(out_dtype, inputs) {
-            wide_mean_of_columns(means, columns, weights);
-        } else {
-            mean_of_columns(means, columns, weights);
+        if let (Some(gram), Some(sums)) = (gram, &sums) {
+            gram.add_sums(sums);
         }
-        if let Some(gram) = gram {
-            gram.add_piece(|i| &columns[i][..retained.len()]);
-        }
-        with_element!(out_dtype, E => narrow::<E, _>(out, compact, means, retained), _ => Counts::default())
+        counts
     }
 }
 
@@ -293,16 +313,11 @@ impl Backend for Cpu {
     type Workspace = Workspace;
 
     fn workspace(&self, n_ingredients: usize) -> Workspace {
-        let zeros = || {
-            vec![0.0; PIECE]
-                .try_into()
-                .expect("the vector holds PIECE elements")
-        };
         Workspace {
             positions: Box::new([0; PIECE + AT_ONCE]),
-            columns: (0..n_ingredients).map(|_| zeros()).collect(),
-            means: zeros(),
-            compact: Box::new([[0; 8]; PIECE]),
+            columns: vec![[0.0; STRETCH]; n_ingredients],
+            means: Box::new([0.0; STRETCH]),
+            compact: Box::new([[0; 8]; STRETCH]),
         }
     }
 

@@ -1,18 +1,11 @@
 //! Inner products of all pairs of ingredients, summed in one fixed order.
 
-use super::PIECE;
-
-/// Elements of which all products are added before the next ones are looked at: a
-/// multiple of the lanes, and so few that those of several ingredients stay in the
-/// first cache.
-const STRETCH: usize = 256;
-
 /// Lanes of a piece's partial sums.
 pub(super) const LANES: usize = 8;
 
 /// Inner products `<x_i, x_k>` of ingredients over retained coordinates.
 ///
-/// Within a piece of [`PIECE`] elements, the r-th retained coordinate adds to
+/// Within a piece of [`PIECE`](super::PIECE) elements, the r-th retained coordinate adds to
 /// lane `r % 8`; lanes are added as `((0+4)+(2+6)) + ((1+5)+(3+7))`, and pieces in
 /// order. The order is part of the definition, so that every backend reports the
 /// same distances.
@@ -52,37 +45,55 @@ impl Gram {
     /// Adds one piece; `columns(i)` are the retained values of ingredient `i`.
     #[inline(always)]
     pub(super) fn add_piece<'a>(&mut self, columns: impl Fn(usize) -> &'a [f64]) {
-        if self.n_ingredients == 0 {
-            return;
-        }
-        let len = columns(0).len();
-        debug_assert!(len <= PIECE);
-        let mut sums = vec![[0.0; LANES]; self.products.len()];
-        for begin in (0..len).step_by(STRETCH) {
-            let stretch = |i: usize| &columns(i)[begin..len.min(begin + STRETCH)];
-            let mut later = sums.as_mut_slice();
-            for high in 0..self.n_ingredients {
-                // Of several partners at once: one sum alone would wait for itself.
-                let (row, others) = later.split_at_mut(high + 1);
-                later = others;
-                let (fours, rest) = row.as_chunks_mut::<4>();
-                let (twos, ones) = rest.as_chunks_mut::<2>();
-                let mut low = 0;
-                for sums in fours {
-                    add_products(sums, stretch(high), |k| stretch(low + k));
-                    low += 4;
-                }
-                for sums in twos {
-                    add_products(sums, stretch(high), |k| stretch(low + k));
-                    low += 2;
-                }
-                for sum in ones {
-                    add_products(std::array::from_mut(sum), stretch(high), |_| stretch(low));
-                }
-            }
-        }
-        for (product, lanes) in self.products.iter_mut().zip(&sums) {
+        let mut sums = PieceSums::new(self);
+        sums.add(columns);
+        self.add_sums(&sums);
+    }
+
+    /// Adds a piece of which all stretches have been seen.
+    pub(super) fn add_sums(&mut self, sums: &PieceSums) {
+        for (product, lanes) in self.products.iter_mut().zip(&sums.lanes) {
             *product += add_lanes(lanes);
+        }
+    }
+}
+
+/// Sums of one piece, stretch by stretch: in lanes that are not added yet.
+pub(super) struct PieceSums {
+    n_ingredients: usize,
+    lanes: Vec<[f64; LANES]>,
+}
+
+impl PieceSums {
+    pub(super) fn new(gram: &Gram) -> Self {
+        Self {
+            n_ingredients: gram.n_ingredients,
+            lanes: vec![[0.0; LANES]; gram.products.len()],
+        }
+    }
+
+    /// Adds a stretch of the piece. All but the last must be multiples of the lanes.
+    #[inline(always)]
+    pub(super) fn add<'a>(&mut self, columns: impl Fn(usize) -> &'a [f64]) {
+        let mut later = self.lanes.as_mut_slice();
+        for high in 0..self.n_ingredients {
+            // With several partners at once: one sum alone would wait for itself.
+            let (row, others) = later.split_at_mut(high + 1);
+            later = others;
+            let (fours, rest) = row.as_chunks_mut::<4>();
+            let (twos, ones) = rest.as_chunks_mut::<2>();
+            let mut low = 0;
+            for lanes in fours {
+                add_products(lanes, columns(high), |k| columns(low + k));
+                low += 4;
+            }
+            for lanes in twos {
+                add_products(lanes, columns(high), |k| columns(low + k));
+                low += 2;
+            }
+            for lanes in ones {
+                add_products(std::array::from_mut(lanes), columns(high), |_| columns(low));
+            }
         }
     }
 }
@@ -90,28 +101,28 @@ impl Gram {
 /// Adds the products of `a` with each of `N` columns to the lanes of each.
 #[inline(always)]
 fn add_products<'a, const N: usize>(
-    sums: &mut [[f64; LANES]; N],
+    all_lanes: &mut [[f64; LANES]; N],
     a: &[f64],
     b: impl Fn(usize) -> &'a [f64],
 ) {
     let b: [&[f64]; N] = std::array::from_fn(|k| &b(k)[..a.len()]);
     let (a_groups, a_rest) = a.as_chunks::<LANES>();
     let b_groups = b.map(|b| b.as_chunks::<LANES>().0);
-    let mut lanes = *sums;
+    let mut sums = *all_lanes;
     for (index, a) in a_groups.iter().enumerate() {
-        for (lanes, b) in lanes.iter_mut().zip(b_groups) {
+        for (lanes, b) in sums.iter_mut().zip(b_groups) {
             let b = &b[index];
             let products: [f64; LANES] = std::array::from_fn(|lane| a[lane] * b[lane]);
             *lanes = std::array::from_fn(|lane| lanes[lane] + products[lane]);
         }
     }
     let done = a.len() - a_rest.len();
-    for (lanes, b) in lanes.iter_mut().zip(b) {
+    for (lanes, b) in sums.iter_mut().zip(b) {
         for ((lane, a), b) in lanes.iter_mut().zip(a_rest).zip(&b[done..]) {
             *lane += a * b;
         }
     }
-    *sums = lanes;
+    *all_lanes = sums;
 }
 
 /// The sum of the lanes. Not inlined: seeing this order of additions, the compiler
@@ -124,6 +135,7 @@ fn add_lanes(&[l0, l1, l2, l3, l4, l5, l6, l7]: &[f64; LANES]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::PIECE;
 
     /// The definition, one pair and one coordinate at a time.
     fn product(a: &[f64], b: &[f64]) -> f64 {
@@ -142,7 +154,11 @@ mod tests {
                 let column = |i| (0..len).map(|at| value(i, at) - 70.0).collect();
                 let columns: Vec<Vec<f64>> = (0..n_ingredients).map(column).collect();
                 let mut gram = Gram::zero(n_ingredients);
-                gram.add_piece(|i| &columns[i]);
+                let mut sums = PieceSums::new(&gram);
+                for begin in (0..len).step_by(24) {
+                    sums.add(|i| &columns[i][begin..len.min(begin + 24)]);
+                }
+                gram.add_sums(&sums);
                 gram.add_piece(|i| &columns[i][..len / 3]);
                 for i in 0..n_ingredients {
                     for k in 0..=i {
