@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
 use crate::checkpoint::Observer;
@@ -46,6 +47,7 @@ impl Job<'_> {
         ));
         let failure: Mutex<Option<(usize, MergeError)>> = Mutex::new(None);
         let stop = AtomicBool::new(false);
+        let n_finished = AtomicUsize::new(0);
         let work = || {
             let mut worker = Worker::new(self);
             while !stop.load(Ordering::Relaxed) {
@@ -72,6 +74,7 @@ impl Job<'_> {
                     }
                 }
             }
+            worker.finish(n_finished.fetch_add(1, Ordering::Relaxed));
         };
         std::thread::scope(|scope| {
             for _ in 1..self.plan.threads {

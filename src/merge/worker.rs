@@ -210,28 +210,43 @@ impl<'a> Worker<'a> {
         self.latest.fill(usize::MAX);
         self.resident_bytes += bytes;
         if self.resident_bytes > RESIDENT_BYTES / self.job.plan.threads as u64 {
-            // From the first to the last byte in one call per file. What other threads
-            // read in between goes too, and comes back if they are not done with it.
-            let mut spans: Vec<Used<'_>> = Vec::new();
-            for used in self.resident.drain(..) {
-                let span = spans.iter_mut().find(|span| {
-                    std::ptr::eq(span.checkpoint, used.checkpoint) && span.shard == used.shard
-                });
-                match span {
-                    Some(span) => {
-                        span.begin = span.begin.min(used.begin);
-                        span.end = span.end.max(used.end);
-                    }
-                    None => spans.push(used),
-                }
-            }
-            for span in spans {
-                span.checkpoint.shards()[span.shard]
-                    .source()
-                    .release(span.begin, span.end - span.begin);
-            }
-            self.resident_bytes = 0;
+            self.let_go(0);
         }
         bytes
+    }
+
+    /// Lets go of what is left after the last unit. Each worker begins with other files:
+    /// what this takes the process would spend alone, at its end.
+    pub(super) fn finish(mut self, index: usize) {
+        if !matches!(self.job.sink, Sink::None) {
+            self.let_go(index);
+        }
+    }
+
+    /// Lets go of used pages, beginning with the files whose turn the `index` says it is.
+    fn let_go(&mut self, index: usize) {
+        // From the first to the last byte in one call per file. What other threads
+        // read in between goes too, and comes back if they are not done with it.
+        let mut spans: Vec<Used<'_>> = Vec::new();
+        for used in self.resident.drain(..) {
+            let span = spans.iter_mut().find(|span| {
+                std::ptr::eq(span.checkpoint, used.checkpoint) && span.shard == used.shard
+            });
+            match span {
+                Some(span) => {
+                    span.begin = span.begin.min(used.begin);
+                    span.end = span.end.max(used.end);
+                }
+                None => spans.push(used),
+            }
+        }
+        let first = index * spans.len() / self.job.plan.threads;
+        spans.rotate_left(first);
+        for span in spans {
+            span.checkpoint.shards()[span.shard]
+                .source()
+                .release(span.begin, span.end - span.begin);
+        }
+        self.resident_bytes = 0;
     }
 }
