@@ -2,9 +2,11 @@
 //!
 //! At sparsities of 80, 90, 95 and 98 %, every round times the merge of 4 dense
 //! checkpoints and that of the same four in the bitmask layout, one after the other and
-//! without a final fsync. The compact soup is first held against the dense soup, made
-//! compact: every tensor has the same bytes. Beside each time stands the rate at which
-//! `cp` copies one of the inputs.
+//! without a final fsync. All inputs are in the page cache, put there by reading: pages
+//! that a program has written lie there as it wrote them, in small parts or in large ones,
+//! and small parts cost more to map. The compact soup is first held against the dense
+//! soup, made compact: every tensor has the same bytes. Beside each time stands the rate
+//! at which `cp` copies one of the inputs.
 //!
 //! `SMS_MERGE_BENCH_BYTES` and `SMS_MERGE_BENCH_ROUNDS` change the size of an ingredient
 //! and the number of rounds, `SMS_MERGE_BENCH_DIR` the directory.
@@ -106,6 +108,16 @@ fn export(from: &Path, to: &Path) {
     run(command.args(["--layout", "bitmask", "--force", "--no-sync", "--quiet"]));
 }
 
+/// Has the page cache hold a file as it does one that was read, not written.
+fn read_from_disk(path: &Path) {
+    run(Command::new("sync").arg(path));
+    let mut drop_pages = Command::new("dd");
+    drop_pages.arg(format!("if={}", path.display()));
+    run(drop_pages.args(["iflag=nocache", "count=0", "status=none"]));
+    let mut file = File::open(path).expect("it was written");
+    std::io::copy(&mut file, &mut std::io::sink()).expect("it is readable");
+}
+
 /// Fails unless both files hold the same tensors.
 fn check_same(a: &Path, b: &Path) {
     let open = |path| Checkpoint::open(path, &OpenOptions::default()).expect("it was written");
@@ -140,6 +152,10 @@ fn measure(directory: &Path, sparsity: f64, n_tensors: u64, rounds: u64) {
         write_ingredient(path, n_tensors, sparsity, ingredient as u64);
         export(path, small);
     }
+    dense
+        .iter()
+        .chain(&compact)
+        .for_each(|path| read_from_disk(path));
     let (of_dense, of_compact) = (directory.join("dense.st"), directory.join("compact.st"));
     let expected = directory.join("expected.st");
     merge(&dense, &of_dense);

@@ -6,15 +6,23 @@ use crate::kernel::double::weighted_mean;
 
 #[inline(always)]
 pub(super) fn mean_of_columns(means: &mut [f64], columns: &[Column], weights: &Weights) {
-    let mut terms = columns.iter().zip(weights.values());
-    if let Some((column, &weight)) = terms.next() {
-        for (mean, &value) in means.iter_mut().zip(column.iter()) {
-            *mean = weight * value;
+    // Two columns at once, so that sums are stored and read again half as often.
+    let (pairs, last) = columns.as_chunks::<2>();
+    let (pairs_of_weights, last_weight) = weights.values().as_chunks::<2>();
+    for (index, ([a, b], [of_a, of_b])) in pairs.iter().zip(pairs_of_weights).enumerate() {
+        let terms = means.iter_mut().zip(a.iter().zip(b));
+        if index == 0 {
+            terms.for_each(|(mean, (a, b))| *mean = of_a * a + of_b * b);
+        } else {
+            terms.for_each(|(mean, (a, b))| *mean = *mean + of_a * a + of_b * b);
         }
     }
-    for (column, &weight) in terms {
-        for (mean, &value) in means.iter_mut().zip(column.iter()) {
-            *mean += weight * value;
+    if let ([column], [weight]) = (last, last_weight) {
+        let terms = means.iter_mut().zip(column);
+        if pairs.is_empty() {
+            terms.for_each(|(mean, value)| *mean = weight * value);
+        } else {
+            terms.for_each(|(mean, value)| *mean += weight * value);
         }
     }
     let divisor = weights.divisor();
