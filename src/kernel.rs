@@ -6,6 +6,7 @@
 
 mod batch_norm;
 pub mod cpu;
+pub mod cuda;
 mod double;
 mod exact;
 mod float;

@@ -138,7 +138,18 @@ impl Divisor {
         self.wide.high.is_finite() && self.wide.high != 0.0
     }
 
-    fn is_power_of_two(&self) -> bool {
+    /// The double-double that it is: high and low part.
+    pub(super) fn parts(&self) -> (f64, f64) {
+        (self.wide.high, self.wide.low)
+    }
+
+    /// By how much its error grows.
+    pub(super) fn growth(&self) -> f64 {
+        self.growth
+    }
+
+    /// Whether it divides without rounding.
+    pub(super) fn is_power_of_two(&self) -> bool {
         const MANTISSA: u64 = (1 << 52) - 1;
         self.growth == 0.0
             && self.wide.low == 0.0

@@ -24,6 +24,15 @@ impl Gram {
         }
     }
 
+    /// From the products of the pairs (i, k), k <= i, row by row.
+    pub(super) fn from_products(n_ingredients: usize, products: Vec<f64>) -> Self {
+        debug_assert_eq!(products.len(), n_ingredients * (n_ingredients + 1) / 2);
+        Self {
+            n_ingredients,
+            products,
+        }
+    }
+
     /// `<x_i, x_k>`; symmetric.
     pub fn get(&self, i: usize, k: usize) -> f64 {
         let (low, high) = (i.min(k), i.max(k));

@@ -22,6 +22,7 @@ use crate::cycle::store::artefact;
 use crate::cycle::store::error::Action;
 use crate::cycle::store::error::StoreError;
 use crate::cycle::store::error::system;
+use crate::cycle::store::lock;
 use crate::cycle::store::names;
 use crate::cycle::store::sync_directory;
 
@@ -42,7 +43,7 @@ pub struct Attempt {
     key: Key,
     number: u32,
     /// Locked while the attempt lives, where the file system can lock.
-    _alive: File,
+    alive: File,
     is_armed: bool,
 }
 
@@ -96,7 +97,7 @@ impl Attempt {
             run: run.clone(),
             key: key.clone(),
             number,
-            _alive: alive,
+            alive,
             is_armed: true,
         };
         let scratch = attempt.scratch();
@@ -295,6 +296,7 @@ impl Drop for Attempt {
             // What stays is removed when a coordinator clears up.
             let _ = self.remove_artefacts();
         }
+        lock::free(&self.alive);
     }
 }
 
@@ -323,7 +325,7 @@ fn is_without_links(error: &io::Error) -> bool {
 pub(super) fn is_dead(run: &RunDirectory, key: &Key, attempt: u32) -> bool {
     let path = run.attempt_directory(key, attempt).join(LOCK);
     match OpenOptions::new().write(true).open(path) {
-        Ok(file) => file.try_lock().is_ok(),
+        Ok(file) => lock::is_free(&file),
         // An attempt makes its lock before anything else, so somebody took it away.
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }

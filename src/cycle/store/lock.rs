@@ -59,6 +59,7 @@ impl Drop for Lock {
     fn drop(&mut self) {
         // Only a text for people, which means nothing while nobody holds the lock.
         let _ = self.file.set_len(0);
+        free(&self.file);
     }
 }
 
@@ -70,13 +71,32 @@ pub(super) fn holder(path: &Path) -> Result<Option<String>, StoreError> {
         Err(error) => return Err(system(Action::Read, path)(error)),
     };
     match file.try_lock_shared() {
-        Ok(()) => Ok(None),
+        Ok(()) => {
+            free(&file);
+            Ok(None)
+        }
         Err(TryLockError::WouldBlock) => {
             let text = named(&file).map_err(system(Action::Read, path))?;
             Ok(Some(text))
         }
         Err(TryLockError::Error(source)) => Err(system(Action::Lock, path)(source)),
     }
+}
+
+/// Whether nobody holds a lock on the file.
+pub(super) fn is_free(file: &File) -> bool {
+    let is_free = file.try_lock().is_ok();
+    if is_free {
+        free(file);
+    }
+    is_free
+}
+
+/// Frees a lock that this process holds. Closing the file is not enough: a process that is
+/// being started has the file too, until it runs its own program.
+pub(super) fn free(file: &File) {
+    // It fails where locks are not possible, and there it holds none.
+    let _ = file.unlock();
 }
 
 fn open(path: &Path) -> io::Result<File> {

@@ -1,0 +1,507 @@
+//! Tiles for the kernels, laid out in two buffers as `batch.cuh` says.
+//!
+//! Knows addresses of a device, and no device: a batch is bytes to send, kernels to
+//! launch, and bytes to fetch.
+
+use std::ops::Range;
+
+use super::launch::Kernel;
+use super::launch::Launch;
+use crate::kernel::Counts;
+use crate::kernel::Gram;
+use crate::kernel::Input;
+use crate::kernel::KernelError;
+use crate::kernel::PIECE;
+use crate::kernel::Weights;
+use crate::kernel::float_bytes;
+use crate::kernel::needs_exact_mean;
+use crate::tensor::Dtype;
+
+/// What the kernels read from and write to begins at multiples of this.
+const ALIGNMENT: usize = 16;
+/// Bytes of the structures of `batch.cuh`.
+const TILE_BYTES: usize = 64;
+const OPERAND_BYTES: usize = 16;
+const PIECE_BYTES: usize = 8;
+const COUNTS_BYTES: usize = 32;
+const WEIGHTS_BYTES: usize = 56;
+
+/// Bits of `Kind` in `batch.cuh`.
+const FIND_MASK: u32 = 1;
+const HAS_MASK: u32 = 2;
+const WRITES: u32 = 4;
+const EXACT: u32 = 8;
+
+/// Threads of a block, and groups of 8 elements that it takes at once.
+const BLOCK: u64 = 256;
+const GROUP: u64 = 8;
+/// Ingredients along the side of a square of pairs: `SIDE` in `gram.cu`.
+const SIDE: u64 = 16;
+/// Most blocks along the second dimension of a grid.
+const MOST_ROWS: u64 = 65_535;
+/// Most blocks along the first: some waves on any device; threads take what is left.
+const MOST_COLUMNS: u64 = 4096;
+
+/// Where the mask of a tile comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum MaskSource<'a> {
+    /// Everything is retained.
+    Dense,
+    /// Bit `j % 64` of word `j / 64` tells whether element `j` is retained; bits past the
+    /// end are clear.
+    Given(&'a [u64]),
+    /// Zeros of either sign are pruned. Masks of all inputs are compared.
+    Zeros,
+}
+
+/// What is asked of the kernels for one tile.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// One per weight, all of the same number of elements.
+    pub inputs: &'a [Input<'a>],
+    /// Element type of the weighted mean; `None` if only masks are compared.
+    pub out_dtype: Option<Dtype>,
+    /// Where the mask comes from.
+    pub mask: MaskSource<'a>,
+    /// Whether inner products are wanted.
+    pub gram: bool,
+}
+
+/// What the kernels found for one tile.
+#[derive(Clone, Debug)]
+pub struct Answer<'a> {
+    /// The weighted mean; empty if it was not asked for.
+    pub out: &'a [u8],
+    /// A bit per element, whole little-endian words of 64; empty unless it was read from
+    /// zeros.
+    pub mask: &'a [u8],
+    /// What was met among the means.
+    pub counts: Counts,
+    /// Coordinates that some inputs retain and others do not: if there are any, the mask
+    /// is the first input's, and means and products are of no use.
+    pub disputed: u64,
+    /// Coordinates whose mean only an exact fraction can tell: if there are any, `out`
+    /// lacks them.
+    pub unsettled: u64,
+    /// Inner products, if they were asked for.
+    pub gram: Option<Gram>,
+}
+
+/// A tile that has its places.
+#[derive(Clone, Debug)]
+struct Tile {
+    n_elements: u64,
+    /// Addresses and numbers of element types.
+    operands: Vec<(u64, u64)>,
+    mask: u64,
+    found_mask: Range<usize>,
+    out: Range<usize>,
+    gram: Option<Range<usize>>,
+    out_dtype: u32,
+    kind: u32,
+}
+
+/// A buffer on the device: where it begins, and how many bytes it holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Buffer {
+    /// Its address there, a multiple of 16.
+    pub address: u64,
+    /// Its length.
+    pub bytes: usize,
+}
+
+/// Tiles that are sent and computed together.
+#[derive(Debug)]
+pub struct Batch {
+    to: Buffer,
+    from: Buffer,
+    weights: Weights,
+    tiles: Vec<Tile>,
+    /// Tile and place in it of every piece whose inner products are wanted.
+    pieces: Vec<(u32, u32)>,
+    /// Bytes of values that are sent.
+    sent: usize,
+    /// Bytes of results that are fetched.
+    fetched: usize,
+}
+
+/// What is to be done for a batch: send, clear, launch in this order, fetch.
+#[derive(Clone, Debug)]
+pub struct Orders {
+    /// Bytes to send, from the beginning.
+    pub sent: usize,
+    /// Bytes of the other buffer to fetch, from the beginning.
+    pub fetched: usize,
+    /// Those of them that are set to zero before.
+    pub cleared: Range<usize>,
+    /// Kernels to launch.
+    pub launches: Vec<Launch>,
+}
+
+fn number_of(dtype: Dtype) -> u32 {
+    match dtype {
+        Dtype::F16 => 0,
+        Dtype::BF16 => 1,
+        Dtype::F32 => 2,
+        _ => 3,
+    }
+}
+
+fn aligned(bytes: usize) -> usize {
+    bytes.next_multiple_of(ALIGNMENT)
+}
+
+/// Bytes of the triangle of pairs, in `f64`.
+fn gram_bytes(n_ingredients: usize) -> usize {
+    n_ingredients * (n_ingredients + 1) / 2 * 8
+}
+
+/// Bytes that one tile takes of both buffers: inputs of `n_elements` whose types take
+/// `input_bytes` each, an output of `out_bytes` each, and inner products if `gram` says so.
+pub fn tile_bytes(
+    n_elements: usize,
+    input_bytes: &[usize],
+    out_bytes: usize,
+    gram: bool,
+) -> (usize, usize) {
+    let mask = aligned(n_elements.div_ceil(64) * 8);
+    let inputs: usize = input_bytes
+        .iter()
+        .map(|width| aligned(n_elements * width))
+        .sum();
+    let n_pieces = n_elements.div_ceil(PIECE);
+    let tables = TILE_BYTES + input_bytes.len() * OPERAND_BYTES + n_pieces * PIECE_BYTES;
+    let products = if gram {
+        (n_pieces + 1) * gram_bytes(input_bytes.len())
+    } else {
+        0
+    };
+    let results = mask + aligned(n_elements * out_bytes) + COUNTS_BYTES + products;
+    (mask + inputs + tables, results + ALIGNMENT)
+}
+
+/// Bytes that a batch takes of both buffers beside its tiles.
+pub fn batch_bytes(n_ingredients: usize) -> (usize, usize) {
+    let tables = aligned(8 * n_ingredients) + aligned(WEIGHTS_BYTES) + 4 * ALIGNMENT;
+    (tables, 4 * ALIGNMENT)
+}
+
+impl Batch {
+    /// An empty batch: `to` is the device's copy of what is sent, `from` of what is
+    /// fetched.
+    pub fn new(to: Buffer, from: Buffer, weights: &Weights) -> Self {
+        Self {
+            to,
+            from,
+            weights: weights.clone(),
+            tiles: Vec::new(),
+            pieces: Vec::new(),
+            sent: 0,
+            fetched: 0,
+        }
+    }
+
+    /// Forgets all tiles.
+    pub fn clear(&mut self) {
+        self.tiles.clear();
+        self.pieces.clear();
+        self.sent = 0;
+        self.fetched = 0;
+    }
+
+    /// Number of tiles.
+    pub fn len(&self) -> usize {
+        self.tiles.len()
+    }
+
+    /// Whether there are no tiles.
+    pub fn is_empty(&self) -> bool {
+        self.tiles.is_empty()
+    }
+
+    /// Bytes of both buffers, tables included, once another tile of these sizes is in.
+    fn bytes_with(&self, tile: (usize, usize)) -> (usize, usize) {
+        let n_ingredients = self.weights.values().len();
+        let (to, from) = batch_bytes(n_ingredients);
+        let tables = self.tiles.len() * (TILE_BYTES + n_ingredients * OPERAND_BYTES)
+            + self.pieces.len() * PIECE_BYTES;
+        let counts = self.tiles.len() * COUNTS_BYTES;
+        let products = self.pieces.len() * gram_bytes(n_ingredients);
+        (
+            self.sent + tables + to + tile.0,
+            self.fetched + counts + products + from + tile.1,
+        )
+    }
+
+    /// Adds a tile, and copies what is sent to `buffer`; `false` if there is no room.
+    ///
+    /// # Errors
+    /// [`KernelError`] if a length or element type does not fit.
+    pub fn push(&mut self, buffer: &mut [u8], request: Request<'_>) -> Result<bool, KernelError> {
+        let n_elements = check(request, &self.weights)?;
+        let widths: Vec<usize> = request
+            .inputs
+            .iter()
+            .map(|input| input.bytes.len() / n_elements.max(1))
+            .collect();
+        let out_width = request.out_dtype.and_then(float_bytes).unwrap_or(0);
+        let gram = request.gram && request.out_dtype.is_some();
+        let (to, from) = self.bytes_with(tile_bytes(n_elements, &widths, out_width, gram));
+        if to > self.to.bytes.min(buffer.len()) || from > self.from.bytes {
+            return Ok(false);
+        }
+        let mut operands = Vec::with_capacity(request.inputs.len());
+        for input in request.inputs {
+            let address = self.to.address + self.sent as u64;
+            operands.push((address, number_of(input.dtype).into()));
+            self.send(buffer, input.bytes);
+        }
+        let n_words = n_elements.div_ceil(64);
+        let mut found_mask = 0..0;
+        let (mask, mut kind) = match request.mask {
+            MaskSource::Dense => (0, 0),
+            MaskSource::Given(words) => {
+                let address = self.to.address + self.sent as u64;
+                let bytes = &mut buffer[self.sent..][..8 * n_words];
+                for (bytes, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+                    *bytes = word.to_le_bytes();
+                }
+                self.sent += aligned(8 * n_words);
+                (address, HAS_MASK)
+            }
+            MaskSource::Zeros => {
+                found_mask = self.fetch(8 * n_words);
+                (self.from.address + found_mask.start as u64, FIND_MASK)
+            }
+        };
+        let out = self.fetch(n_elements * out_width);
+        let gram = gram.then(|| self.fetch(gram_bytes(request.inputs.len())));
+        if let Some(dtype) = request.out_dtype {
+            kind |= WRITES;
+            if needs_exact_mean(dtype, request.inputs) {
+                kind |= EXACT;
+            }
+        }
+        if gram.is_some() {
+            let tile = self.tiles.len() as u32;
+            let n_pieces = n_elements.div_ceil(PIECE) as u32;
+            self.pieces.extend((0..n_pieces).map(|index| (tile, index)));
+        }
+        self.tiles.push(Tile {
+            n_elements: n_elements as u64,
+            operands,
+            mask,
+            found_mask,
+            out,
+            gram,
+            out_dtype: request.out_dtype.map_or(0, number_of),
+            kind,
+        });
+        Ok(true)
+    }
+
+    fn send(&mut self, buffer: &mut [u8], bytes: &[u8]) {
+        buffer[self.sent..][..bytes.len()].copy_from_slice(bytes);
+        self.sent += aligned(bytes.len());
+    }
+
+    fn fetch(&mut self, bytes: usize) -> Range<usize> {
+        let begin = self.fetched;
+        self.fetched += aligned(bytes);
+        begin..begin + bytes
+    }
+
+    /// Writes the tables behind the values in `buffer`, and tells what is to be done.
+    pub fn finish(&self, buffer: &mut [u8]) -> Orders {
+        let n_ingredients = self.weights.values().len();
+        let counts = self.fetched;
+        let fetched = counts + self.tiles.len() * COUNTS_BYTES;
+        let products = self.from.address + aligned(fetched) as u64;
+        let mut tables = Tables {
+            buffer,
+            address: self.to.address,
+            at: self.sent,
+        };
+        let values = tables.begin();
+        self.weights
+            .values()
+            .iter()
+            .for_each(|weight| tables.push(weight.to_bits()));
+        let weights = tables.begin();
+        let wide = self.weights.wide_divisor();
+        let (high, low) = wide.parts();
+        for word in [
+            self.weights.divisor().to_bits(),
+            high.to_bits(),
+            low.to_bits(),
+            wide.growth().to_bits(),
+            wide.is_power_of_two().into(),
+            n_ingredients as u64,
+            values,
+        ] {
+            tables.push(word);
+        }
+        let operands = tables.begin();
+        for tile in &self.tiles {
+            for &(address, dtype) in &tile.operands {
+                tables.push(address);
+                tables.push(dtype);
+            }
+        }
+        let tiles = tables.begin();
+        let mut first_piece = 0;
+        for (index, tile) in self.tiles.iter().enumerate() {
+            tables.push(tile.n_elements);
+            tables.push(operands + (index * n_ingredients * OPERAND_BYTES) as u64);
+            tables.push(tile.mask);
+            tables.push(self.from.address + tile.out.start as u64);
+            tables.push(self.from.address + (counts + index * COUNTS_BYTES) as u64);
+            let gram = tile.gram.as_ref();
+            tables.push(gram.map_or(0, |gram| self.from.address + gram.start as u64));
+            tables.push_pair(first_piece, tile.out_dtype);
+            tables.push_pair(tile.kind, 0);
+            if gram.is_some() {
+                first_piece += tile.n_elements.div_ceil(PIECE as u64) as u32;
+            }
+        }
+        let pieces = tables.begin();
+        self.pieces
+            .iter()
+            .for_each(|&(tile, index)| tables.push_pair(tile, index));
+        let sent = tables.at;
+        Orders {
+            sent,
+            fetched,
+            cleared: counts..fetched,
+            launches: self.launches(tiles, weights, pieces, products),
+        }
+    }
+
+    fn launches(&self, tiles: u64, weights: u64, pieces: u64, products: u64) -> Vec<Launch> {
+        let n_tiles = self.tiles.len() as u64;
+        let n_ingredients = self.weights.values().len() as u64;
+        let most = |kind: u32| {
+            let tiles = self.tiles.iter().filter(|tile| tile.kind & EXACT == kind);
+            tiles.map(|tile| tile.n_elements.next_multiple_of(64)).max()
+        };
+        let mut launches = Vec::new();
+        for (kernel, kind) in [(Kernel::Combine, 0), (Kernel::CombineExact, EXACT)] {
+            let Some(n_elements) = most(kind).filter(|&n_elements| n_elements > 0) else {
+                continue;
+            };
+            let columns = n_elements.div_ceil(GROUP * BLOCK);
+            launches.push(Launch::new(
+                kernel,
+                (columns.min(MOST_COLUMNS), n_tiles.min(MOST_ROWS)),
+                &[tiles, n_tiles, weights],
+            ));
+        }
+        if self.tiles.iter().any(|tile| tile.gram.is_some()) {
+            let n_pieces = self.pieces.len() as u64;
+            let n_squares = n_ingredients.div_ceil(SIDE) * (n_ingredients.div_ceil(SIDE) + 1) / 2;
+            let n_pairs = n_ingredients * (n_ingredients + 1) / 2;
+            if n_pieces > 0 {
+                launches.push(Launch::new(
+                    Kernel::GramPieces,
+                    (n_squares, n_pieces.min(MOST_ROWS)),
+                    &[tiles, pieces, n_pieces, n_ingredients, products],
+                ));
+            }
+            launches.push(Launch::new(
+                Kernel::GramTiles,
+                (
+                    n_pairs.div_ceil(BLOCK).min(MOST_COLUMNS),
+                    n_tiles.min(MOST_ROWS),
+                ),
+                &[tiles, n_tiles, n_ingredients, products],
+            ));
+        }
+        launches
+    }
+
+    /// What was found for the tile of this index, in the bytes that were fetched.
+    ///
+    /// # Panics
+    /// If there is no such tile, or `fetched` holds fewer bytes than the orders say.
+    pub fn answer<'a>(&self, index: usize, fetched: &'a [u8]) -> Answer<'a> {
+        let tile = &self.tiles[index];
+        let counts = &fetched[self.fetched + index * COUNTS_BYTES..][..COUNTS_BYTES];
+        let words = counts.as_chunks::<8>().0;
+        let count = |index: usize| u64::from_le_bytes(words[index]);
+        let gram = tile.gram.clone().map(|gram| {
+            let products = fetched[gram].as_chunks::<8>().0;
+            let products = products.iter().map(|bytes| f64::from_le_bytes(*bytes));
+            Gram::from_products(tile.operands.len(), products.collect())
+        });
+        Answer {
+            out: &fetched[tile.out.clone()],
+            mask: &fetched[tile.found_mask.clone()],
+            counts: Counts {
+                retained_zeros: count(0),
+                non_finite: count(1),
+            },
+            disputed: count(2),
+            unsettled: count(3),
+            gram,
+        }
+    }
+}
+
+/// Structures written one after the other behind the values.
+struct Tables<'a> {
+    buffer: &'a mut [u8],
+    address: u64,
+    at: usize,
+}
+
+impl Tables<'_> {
+    /// Address of a table that begins here.
+    fn begin(&mut self) -> u64 {
+        self.at = aligned(self.at);
+        self.address + self.at as u64
+    }
+
+    fn push(&mut self, word: u64) {
+        self.buffer[self.at..][..8].copy_from_slice(&word.to_le_bytes());
+        self.at += 8;
+    }
+
+    fn push_pair(&mut self, low: u32, high: u32) {
+        self.push(u64::from(high) << 32 | u64::from(low));
+    }
+}
+
+/// Checks a request and returns its number of elements.
+fn check(request: Request<'_>, weights: &Weights) -> Result<usize, KernelError> {
+    let length = |what, expected, found| match expected == found {
+        true => Ok(()),
+        false => Err(KernelError::Length {
+            what,
+            expected,
+            found,
+        }),
+    };
+    let width = |dtype| {
+        float_bytes(dtype).ok_or(KernelError::Dtype {
+            dtype,
+            operation: "averaged",
+        })
+    };
+    length(
+        "list of inputs",
+        weights.values().len(),
+        request.inputs.len(),
+    )?;
+    let first = request.inputs[0];
+    let n_elements = first.bytes.len() / width(first.dtype)?;
+    for input in request.inputs {
+        length("input", n_elements * width(input.dtype)?, input.bytes.len())?;
+    }
+    if let Some(dtype) = request.out_dtype {
+        width(dtype)?;
+    }
+    if let MaskSource::Given(words) = request.mask {
+        length("mask", n_elements.div_ceil(64), words.len())?;
+    }
+    Ok(n_elements)
+}

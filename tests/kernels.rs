@@ -1,0 +1,527 @@
+//! The kernels for NVIDIA's processors against the definition, bit for bit: their source
+//! as C++ on this processor, and the PTX on a device where there is one.
+//!
+//! Where there is no device that part is skipped with a message; under
+//! `SMS_MERGE_REQUIRE_CUDA=1` it fails instead. `SMS_MERGE_REQUIRE_GXX=1` does the same
+//! for g++.
+
+#[path = "kernels/host.rs"]
+mod host;
+
+use sms_merge::kernel::Backend;
+use sms_merge::kernel::Counts;
+use sms_merge::kernel::Gram;
+use sms_merge::kernel::Input;
+use sms_merge::kernel::Normalization;
+use sms_merge::kernel::PIECE;
+use sms_merge::kernel::Weights;
+use sms_merge::kernel::cuda::Answer;
+use sms_merge::kernel::cuda::Device;
+use sms_merge::kernel::cuda::DeviceError;
+use sms_merge::kernel::cuda::Lane;
+use sms_merge::kernel::cuda::LaneBytes;
+use sms_merge::kernel::cuda::MaskSource;
+use sms_merge::kernel::cuda::Request;
+use sms_merge::kernel::reference::Reference;
+use sms_merge::tensor::Dtype;
+use sms_merge::tensor::Stream;
+
+use host::Host;
+
+const FLOATS: [Dtype; 4] = [Dtype::F16, Dtype::BF16, Dtype::F32, Dtype::F64];
+
+/// Edges of groups, words, pieces and blocks, and the largest tile.
+const LENGTHS: [usize; 16] = [
+    0, 1, 7, 8, 9, 63, 64, 65, 129, 2040, 2047, 2048, 2049, 4133, 20_000, 65_536,
+];
+
+/// Something that computes batches.
+pub trait Machine {
+    fn push(&mut self, request: Request<'_>);
+    fn run(&mut self);
+    fn answer(&self, index: usize) -> Answer<'_>;
+}
+
+struct Gpu(Lane);
+
+impl Machine for Gpu {
+    fn push(&mut self, request: Request<'_>) {
+        assert!(self.0.push(request).unwrap(), "no room");
+    }
+
+    fn run(&mut self) {
+        self.0.run().unwrap();
+    }
+
+    fn answer(&self, index: usize) -> Answer<'_> {
+        self.0.answer(index)
+    }
+}
+
+/// Runs a test on every machine that there is.
+fn on_all(test: impl Fn(&dyn Fn(&Weights) -> Box<dyn Machine>)) {
+    let directory = tempfile::tempdir().unwrap();
+    if let Some(program) = host::compile(directory.path()) {
+        for is_odd in [false, true] {
+            test(&|weights| Box::new(Host::new(&program, weights, is_odd)));
+        }
+    }
+    match Device::open(0) {
+        Ok(device) => test(&|weights| {
+            let bytes = LaneBytes {
+                to: 32 << 20,
+                from: 32 << 20,
+            };
+            Box::new(Gpu(device.lane(bytes, weights).unwrap()))
+        }),
+        Err(error) => {
+            assert!(
+                std::env::var_os("SMS_MERGE_REQUIRE_CUDA").is_none(),
+                "{error}"
+            );
+            eprintln!("skipped on the GPU: {error}");
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum MaskKind {
+    Dense,
+    Given,
+    Zeros,
+}
+
+/// A tile to compute, with its bytes.
+struct Case {
+    inputs: Vec<(Vec<u8>, Dtype)>,
+    out_dtype: Dtype,
+    mask: Vec<u64>,
+    kind: MaskKind,
+}
+
+impl Case {
+    fn inputs(&self) -> Vec<Input<'_>> {
+        let inputs = self.inputs.iter();
+        inputs
+            .map(|(bytes, dtype)| Input {
+                bytes,
+                dtype: *dtype,
+            })
+            .collect()
+    }
+
+    fn n_elements(&self) -> usize {
+        self.inputs[0].0.len() / width(self.inputs[0].1)
+    }
+}
+
+fn width(dtype: Dtype) -> usize {
+    (dtype.bits() / 8) as usize
+}
+
+fn narrow(value: f64, dtype: Dtype) -> Vec<u8> {
+    match dtype {
+        Dtype::F16 => half::f16::from_f64(value).to_le_bytes().to_vec(),
+        Dtype::BF16 => half::bf16::from_f64(value).to_le_bytes().to_vec(),
+        Dtype::F32 => (value as f32).to_le_bytes().to_vec(),
+        _ => value.to_le_bytes().to_vec(),
+    }
+}
+
+/// An element: plain numbers, some neighbours, and rarely any bits at all.
+fn element(random: &mut Stream, dtype: Dtype, specials: bool) -> Vec<u8> {
+    match random.below(16) {
+        0 if specials => random.bits().to_le_bytes()[..width(dtype)].to_vec(),
+        1 => narrow(1.0 + random.below(8) as f64 / 1024.0, dtype),
+        _ => loop {
+            // Never a zero, which would prune in one input only.
+            let bytes = narrow(random.uniform() * 8.0 - 4.0, dtype);
+            if bytes.iter().any(|&byte| byte & 0x7f != 0) {
+                break bytes;
+            }
+        },
+    }
+}
+
+fn case(
+    random: &mut Stream,
+    n: usize,
+    dtypes: &[Dtype],
+    out_dtype: Dtype,
+    kind: MaskKind,
+    specials: bool,
+) -> Case {
+    let mut mask: Vec<u64> = (0..n.div_ceil(64))
+        .map(|_| random.bits() & random.bits())
+        .collect();
+    if let Some(last) = mask.last_mut().filter(|_| n % 64 != 0) {
+        *last &= (1 << (n % 64)) - 1;
+    }
+    let inputs = dtypes.iter().map(|&dtype| {
+        let elements = (0..n).flat_map(|j| {
+            if kind == MaskKind::Zeros && mask[j / 64] >> (j % 64) & 1 == 0 {
+                // Zeros of either sign.
+                let mut zero = vec![0; width(dtype)];
+                zero[width(dtype) - 1] = (random.below(2) as u8) << 7;
+                return zero;
+            }
+            // A special could be a zero, and so a dispute.
+            element(random, dtype, specials && kind != MaskKind::Zeros)
+        });
+        (elements.collect(), dtype)
+    });
+    Case {
+        inputs: inputs.collect(),
+        out_dtype,
+        mask,
+        kind,
+    }
+}
+
+/// What the definition says of a tile.
+struct Expected {
+    out: Vec<u8>,
+    counts: Counts,
+    gram: Gram,
+}
+
+fn expect(case: &Case, weights: &Weights) -> Expected {
+    let n = case.n_elements();
+    let out_width = width(case.out_dtype);
+    let mut expected = Expected {
+        out: vec![0xaa; n * out_width],
+        counts: Counts::default(),
+        gram: Gram::zero(case.inputs.len()),
+    };
+    for begin in (0..n).step_by(PIECE) {
+        let end = n.min(begin + PIECE);
+        let inputs: Vec<Input<'_>> = case
+            .inputs()
+            .into_iter()
+            .map(|input| Input {
+                bytes: &input.bytes[begin * width(input.dtype)..end * width(input.dtype)],
+                dtype: input.dtype,
+            })
+            .collect();
+        let mask = &case.mask[begin / 64..end.div_ceil(64)];
+        let found = Reference
+            .combine(
+                &mut (),
+                &mut expected.out[begin * out_width..end * out_width],
+                case.out_dtype,
+                &inputs,
+                weights,
+                (case.kind != MaskKind::Dense).then_some(mask),
+                Some(&mut expected.gram),
+            )
+            .unwrap();
+        expected.counts.retained_zeros += found.retained_zeros;
+        expected.counts.non_finite += found.non_finite;
+    }
+    expected
+}
+
+fn request<'a>(case: &'a Case, inputs: &'a [Input<'a>]) -> Request<'a> {
+    Request {
+        inputs,
+        out_dtype: Some(case.out_dtype),
+        mask: match case.kind {
+            MaskKind::Dense => MaskSource::Dense,
+            MaskKind::Given => MaskSource::Given(&case.mask),
+            MaskKind::Zeros => MaskSource::Zeros,
+        },
+        gram: true,
+    }
+}
+
+/// Holds an answer against the definition. NaN products are all alike.
+fn compare(case: &Case, weights: &Weights, answer: &Answer<'_>, about: &str) {
+    let expected = expect(case, weights);
+    if case.kind == MaskKind::Zeros {
+        let found: Vec<u64> = answer
+            .mask
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .map(|word| u64::from_le_bytes(*word))
+            .collect();
+        assert_eq!(found, case.mask, "{about}");
+    }
+    assert_eq!(
+        answer.disputed & u64::from(case.kind == MaskKind::Zeros),
+        0,
+        "{about}"
+    );
+    let out_width = width(case.out_dtype);
+    let differing = answer
+        .out
+        .chunks(out_width)
+        .zip(expected.out.chunks(out_width))
+        .filter(|(found, expected)| found != expected)
+        .inspect(|(found, expected)| {
+            let is_left_out = answer.unsettled > 0 && found.iter().all(|&byte| byte == 0);
+            assert!(is_left_out, "{about}: {found:?} is not {expected:?}");
+        });
+    assert!(differing.count() as u64 <= answer.unsettled, "{about}");
+    if answer.unsettled == 0 {
+        assert_eq!(answer.counts, expected.counts, "{about}");
+    }
+    let gram = answer.gram.as_ref().unwrap();
+    for i in 0..case.inputs.len() {
+        for k in 0..=i {
+            let (found, expected) = (gram.get(i, k), expected.gram.get(i, k));
+            let is_same =
+                found.to_bits() == expected.to_bits() || (found.is_nan() && expected.is_nan());
+            assert!(is_same, "{about}: <{i}, {k}> {found:e} is not {expected:e}");
+        }
+    }
+}
+
+fn all_weights(random: &mut Stream, n_ingredients: usize) -> Vec<Weights> {
+    let values = (0..n_ingredients).map(|_| random.uniform() * 3.0).collect();
+    let signed = (0..n_ingredients).map(|_| random.uniform() - 0.4).collect();
+    vec![
+        Weights::uniform(n_ingredients).unwrap(),
+        Weights::new(values, Normalization::SumToOne).unwrap(),
+        Weights::new(signed, Normalization::AsGiven).unwrap(),
+    ]
+}
+
+#[test]
+fn every_type_length_and_mask() {
+    on_all(|start| {
+        let mut random = Stream::named(1, "test", "kernels");
+        // 17 and 33 ingredients make more than one square of pairs.
+        for n_ingredients in [1, 2, 3, 5, 17, 33] {
+            let weights = all_weights(&mut random, n_ingredients);
+            for weights in weights.iter().take(if n_ingredients > 5 { 1 } else { 3 }) {
+                let lengths: &[usize] = if n_ingredients > 5 {
+                    &LENGTHS[7..13]
+                } else {
+                    &LENGTHS
+                };
+                let mut cases = Vec::new();
+                for dtype in FLOATS {
+                    for &n in lengths {
+                        let kinds = [MaskKind::Dense, MaskKind::Given, MaskKind::Zeros];
+                        for kind in kinds.into_iter().take(if n > 5000 { 1 } else { 3 }) {
+                            let dtypes = vec![dtype; n_ingredients];
+                            cases.push(case(&mut random, n, &dtypes, dtype, kind, n < 5000));
+                        }
+                    }
+                }
+                check_all(start, weights, &cases);
+            }
+        }
+    });
+}
+
+/// Computes the cases in batches of several tiles, and compares each.
+fn check_all(start: &dyn Fn(&Weights) -> Box<dyn Machine>, weights: &Weights, cases: &[Case]) {
+    for cases in cases.chunks(16) {
+        let mut machine = start(weights);
+        for case in cases {
+            machine.push(request(case, &case.inputs()));
+        }
+        machine.run();
+        for (index, case) in cases.iter().enumerate() {
+            let about = format!(
+                "{} inputs of {} {} to {}, {:?}",
+                case.inputs.len(),
+                case.n_elements(),
+                case.inputs[0].1,
+                case.out_dtype,
+                case.kind
+            );
+            compare(case, weights, &machine.answer(index), &about);
+        }
+    }
+}
+
+#[test]
+fn mixed_types() {
+    on_all(|start| {
+        let mut random = Stream::named(2, "test", "kernels");
+        for weights in all_weights(&mut random, 4) {
+            let mut cases = Vec::new();
+            for out_dtype in FLOATS {
+                for inputs in [
+                    FLOATS,
+                    [Dtype::F16, Dtype::F32, Dtype::BF16, Dtype::F32],
+                    [Dtype::BF16; 4],
+                    [Dtype::F32; 4],
+                ] {
+                    let kinds = [MaskKind::Dense, MaskKind::Given];
+                    for kind in kinds {
+                        cases.push(case(&mut random, 777, &inputs, out_dtype, kind, true));
+                    }
+                }
+            }
+            check_all(start, &weights, &cases);
+        }
+    });
+}
+
+/// All bit patterns of halves; and `f64` at, just below and just above every point where
+/// rounding to a half changes.
+#[test]
+fn every_half_and_every_tie() {
+    on_all(|start| {
+        let weights = Weights::uniform(1).unwrap();
+        let single = |bytes: Vec<u8>, dtype, out_dtype| Case {
+            mask: vec![0; (bytes.len() / width(dtype)).div_ceil(64)],
+            inputs: vec![(bytes, dtype)],
+            out_dtype,
+            kind: MaskKind::Dense,
+        };
+        let patterns: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        let mut cases = Vec::new();
+        for (dtype, widen) in [
+            (
+                Dtype::F16,
+                (|bits| half::f16::from_bits(bits).to_f64()) as fn(u16) -> f64,
+            ),
+            (Dtype::BF16, |bits| half::bf16::from_bits(bits).to_f64()),
+        ] {
+            let mut ties = Vec::new();
+            for bits in 0..0x7c00_u16 {
+                let tie = f64::midpoint(widen(bits), widen(bits + 1));
+                for value in [tie.next_down(), tie, tie.next_up()] {
+                    ties.push(if bits % 3 == 0 { -value } else { value });
+                }
+            }
+            for ties in ties.chunks(65_536) {
+                let bytes = ties.iter().flat_map(|tie| tie.to_le_bytes()).collect();
+                cases.push(single(bytes, Dtype::F64, dtype));
+            }
+            cases.push(single(patterns.clone(), dtype, dtype));
+            cases.push(single(patterns.clone(), dtype, Dtype::F32));
+        }
+        check_all(start, &weights, &cases);
+    });
+}
+
+#[test]
+fn masks_that_differ_are_counted() {
+    on_all(|start| {
+        let mut random = Stream::named(3, "test", "kernels");
+        for dtype in FLOATS {
+            let mut case = case(
+                &mut random,
+                5000,
+                &[dtype; 3],
+                dtype,
+                MaskKind::Zeros,
+                false,
+            );
+            let other = &mut case.inputs[2].0;
+            let mut n_disputed = 0;
+            for j in (0..5000).step_by(97) {
+                // A one where there was a zero, and a zero where there was another number.
+                let was_zero = case.mask[j / 64] >> (j % 64) & 1 == 0;
+                let value = narrow(f64::from(u8::from(was_zero)), dtype);
+                other[j * width(dtype)..][..width(dtype)].copy_from_slice(&value);
+                n_disputed += 1;
+            }
+            let weights = Weights::uniform(3).unwrap();
+            for out_dtype in [None, Some(dtype)] {
+                let mut machine = start(&weights);
+                machine.push(Request {
+                    out_dtype,
+                    ..request(&case, &case.inputs())
+                });
+                machine.run();
+                assert_eq!(machine.answer(0).disputed, n_disputed);
+                assert_eq!(machine.answer(0).out.is_empty(), out_dtype.is_none());
+            }
+        }
+    });
+}
+
+/// Weights of trained networks are settled on the device: only ties, cancellation and
+/// the edges of the format are left to the processor.
+#[test]
+fn plain_numbers_need_no_fraction() {
+    on_all(|start| {
+        let mut random = Stream::named(4, "test", "kernels");
+        for n_ingredients in [2, 3, 4, 7] {
+            let bytes = |random: &mut Stream| {
+                let values = (0..20_000).map(|_| random.uniform() - 0.5);
+                values.flat_map(f64::to_le_bytes).collect::<Vec<u8>>()
+            };
+            let case = Case {
+                inputs: (0..n_ingredients)
+                    .map(|_| (bytes(&mut random), Dtype::F64))
+                    .collect(),
+                out_dtype: Dtype::F64,
+                mask: vec![0; 20_000_usize.div_ceil(64)],
+                kind: MaskKind::Dense,
+            };
+            let weights = Weights::uniform(n_ingredients).unwrap();
+            let mut machine = start(&weights);
+            machine.push(request(&case, &case.inputs()));
+            machine.run();
+            assert_eq!(machine.answer(0).unsettled, 0, "{n_ingredients}");
+            compare(&case, &weights, &machine.answer(0), "plain F64");
+        }
+    });
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    on_all(|start| {
+        let weights = Weights::uniform(1).unwrap();
+        let inputs = [Input {
+            bytes: &[0; 8],
+            dtype: Dtype::F32,
+        }];
+        let mut machine = start(&weights);
+        machine.push(Request {
+            inputs: &inputs,
+            out_dtype: Some(Dtype::F32),
+            mask: MaskSource::Dense,
+            gram: false,
+        });
+        machine.run();
+        assert_eq!(machine.answer(0).out, [0; 8]);
+        assert!(machine.answer(0).gram.is_none());
+    });
+    // Without a machine: lengths and types are checked before anything is sent.
+    let buffer = sms_merge::kernel::cuda::Buffer {
+        address: 0x1000,
+        bytes: 1024,
+    };
+    let mut batch =
+        sms_merge::kernel::cuda::Batch::new(buffer, buffer, &Weights::uniform(2).unwrap());
+    let mut push = |lengths: [usize; 2], dtype, mask: &[u64]| {
+        let bytes = [0; 4096];
+        let inputs = lengths.map(|length| Input {
+            bytes: &bytes[..length],
+            dtype,
+        });
+        batch.push(
+            &mut [0; 1024],
+            Request {
+                inputs: &inputs,
+                out_dtype: Some(Dtype::F32),
+                mask: MaskSource::Given(mask),
+                gram: true,
+            },
+        )
+    };
+    assert!(push([4, 8], Dtype::F32, &[0]).is_err());
+    assert!(push([8, 8], Dtype::I32, &[0]).is_err());
+    assert!(push([8, 8], Dtype::F32, &[]).is_err());
+    assert_eq!(push([8, 8], Dtype::F32, &[3]).ok(), Some(true));
+    assert_eq!(push([2048, 2048], Dtype::F32, &[3; 8]).ok(), Some(false));
+}
+
+#[test]
+fn a_device_that_is_not_there_is_named() {
+    let error = Device::open(9999).unwrap_err();
+    let text = error.to_string();
+    match error {
+        DeviceError::NoDriver => assert!(text.contains("libcuda") && text.contains("--device cpu")),
+        _ => assert!(text.contains("cuda:9999"), "{text}"),
+    }
+}
