@@ -106,7 +106,7 @@ impl crate::Machine for Host {
         ];
         for launch in &launches {
             words.push(launch.kernel as u64);
-            words.extend([launch.grid.0.into(), launch.grid.1.into()]);
+            words.extend([u64::from(launch.grid.0), u64::from(launch.grid.1)]);
             words.extend(&launch.parameters);
             words.resize(words.len() + 5 - launch.parameters.len(), 0);
         }
