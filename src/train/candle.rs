@@ -6,6 +6,7 @@
 //! (channels, samples, height, width), so that a convolution is one matrix product and
 //! the sums of a channel run over contiguous memory.
 
+mod device;
 mod forward;
 mod update;
 mod window;
@@ -13,7 +14,6 @@ mod window;
 use std::collections::BTreeMap;
 
 use candle_core::DType;
-use candle_core::Device;
 use candle_core::Tensor;
 use candle_core::Var;
 
@@ -31,6 +31,9 @@ use crate::train::engine::Masks;
 use crate::train::engine::OptimizerState;
 use crate::train::engine::StepSeed;
 use crate::train::engine::Update;
+
+pub use candle_core::Device;
+pub use device::open_cuda;
 
 use forward::Mode;
 use forward::Statistics;
