@@ -12,6 +12,7 @@ use crate::cycle::recipe::OnUnmasked;
 use crate::cycle::recipe::Recalibration;
 use crate::tensor::Digest;
 use crate::train::choices::Choices;
+use crate::train::device::DeviceKind;
 use crate::train::recipe::Recipe as TrainingRecipe;
 use crate::train::record::ModelRecord;
 
@@ -55,6 +56,10 @@ pub struct Measure {
     pub model: Option<ModelRecord>,
     /// The images, if this program reads them.
     pub images: Option<ImagesRecord>,
+    /// What networks are computed on. The processor has no name, so that steps have the keys
+    /// that they had before there was another device.
+    #[serde(default, skip_serializing_if = "DeviceKind::is_cpu")]
+    pub device: DeviceKind,
     /// How statistics of batch norm are estimated again.
     pub recalibration: Recalibration,
     /// Whether it is measured on corrupted images.
