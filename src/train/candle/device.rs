@@ -2,6 +2,7 @@
 
 use candle_core::Device;
 
+use super::plain;
 use crate::train::device::DeviceError;
 
 /// The GPU of this number, counted as CUDA counts them: `CUDA_VISIBLE_DEVICES` says which
@@ -21,6 +22,6 @@ pub fn open_cuda(index: usize) -> Result<Device, DeviceError> {
     // A stream of its own, not that of the calling thread: an engine may be sent to another.
     Device::new_cuda_with_stream(index).map_err(|source| DeviceError::Open {
         index,
-        source: Box::new(source),
+        source: Box::new(plain(source)),
     })
 }
