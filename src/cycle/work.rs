@@ -184,3 +184,30 @@ pub struct Reprune {
     /// How it is measured.
     pub measure: Measure,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kind_of_device_is_named_where_it_is_not_the_processor() {
+        let check = |device, expected: Option<&str>| {
+            let measure = Measure {
+                model: None,
+                images: None,
+                device,
+                recalibration: Recalibration::default(),
+                ood: false,
+                command: None,
+                metric: None,
+            };
+            let value = serde_json::to_value(&measure).unwrap();
+            let named = value.get("device").and_then(|name| name.as_str());
+            assert_eq!(named, expected);
+            let back: Measure = serde_json::from_value(value).unwrap();
+            assert_eq!(back, measure);
+        };
+        check(DeviceKind::Cpu, None);
+        check(DeviceKind::Cuda, Some("cuda"));
+    }
+}
