@@ -157,13 +157,13 @@ fn observe(
     dataset: &Dataset,
     interrupted: &AtomicBool,
 ) -> anyhow::Result<Option<Observed>> {
+    let compute = open_compute(&arguments.engine)?;
     let (graph, _) = build_model(&arguments.model, card, dataset)?;
     let weights = Weights::read(&graph, checkpoint)?;
     if !has_statistics(&graph) {
         return Ok(None);
     }
     let masks = masks_of_zeros(&graph, &weights);
-    let compute = open_compute(&arguments.engine)?;
     let mut engine = compute.engine(graph.clone(), &weights, masks)?;
     check_fit(engine.as_ref(), dataset.image(), dataset.classes())?;
     let images = &arguments.images;

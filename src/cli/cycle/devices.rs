@@ -39,7 +39,7 @@ fn check(asked: &[DeviceName]) -> Result<(), UsageError> {
                 format!("`{}` and `{name}` do not go together", asked[0]),
                 next,
             )
-        } else if asked.len() > 1 && asked.contains(&DeviceName::Cuda(None)) {
+        } else if idx > 0 && asked[..=idx].contains(&DeviceName::Cuda(None)) {
             let next = "leave the numbers out, or number all";
             ("`cuda` stands for every GPU that there is".to_owned(), next)
         } else {
@@ -83,6 +83,7 @@ mod tests {
             let error = put(&names(asked), &mut Recipe::default()).unwrap_err();
             assert_eq!(error.to_string(), expected);
         };
+        check("cuda,cpu", "`cuda` and `cpu` do not go together");
         check("cpu,cuda:0", "`cpu` and `cuda:0` do not go together");
         check("cuda:0,cuda:1,cuda:0", "`cuda:0` is named twice");
         check("cuda,cuda:1", "`cuda` stands for every GPU that there is");
