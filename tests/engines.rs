@@ -17,6 +17,10 @@ use sms_merge::train::Objective;
 use sms_merge::train::Rule;
 use sms_merge::train::Weights;
 use sms_merge::train::candle::CandleEngine;
+#[cfg(feature = "cuda")]
+use sms_merge::train::candle::Device;
+#[cfg(feature = "cuda")]
+use sms_merge::train::candle::open_cuda;
 use sms_merge::train::engine::Decay;
 use sms_merge::train::engine::Engine;
 use sms_merge::train::engine::EngineError;
@@ -48,6 +52,64 @@ fn the_candle_engine() {
     check_engine(|graph, weights, masks| {
         Box::new(CandleEngine::on_processor(graph, &weights, &masks).unwrap())
     });
+}
+
+/// The same on the first GPU. One device for all engines: each would load the kernels anew.
+#[cfg(feature = "cuda")]
+#[test]
+fn the_candle_engine_on_a_gpu() {
+    let device = match open_cuda(0) {
+        Ok(device) => device,
+        Err(error) if std::env::var_os("SMS_MERGE_REQUIRE_CUDA").is_some() => {
+            panic!("{error}: {:?}", std::error::Error::source(&error));
+        }
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            return;
+        }
+    };
+    check_engine(|graph, weights, masks| {
+        Box::new(CandleEngine::new(graph, &weights, &masks, device.clone()).unwrap())
+    });
+    check_repeated(&device);
+}
+
+/// Two trainings on one device are the same bits: nothing there adds in the order of chance.
+#[cfg(feature = "cuda")]
+fn check_repeated(device: &Device) {
+    for case in cases::all() {
+        let graph = &case.graph;
+        let batch = Batch::new(graph, 6);
+        let train = || {
+            let (weights, masks) = (weights(graph), masks(graph));
+            let mut engine =
+                CandleEngine::new(graph.clone(), &weights, &masks, device.clone()).unwrap();
+            for step in 0..3 {
+                let update = Update {
+                    optimizer: Optimizer::Sgd {
+                        momentum: 0.9,
+                        nesterov: false,
+                    },
+                    learning_rate: 0.05,
+                    weight_decay: 0.01,
+                    decay: Decay::All,
+                    gradient_scale: 1.0,
+                    step,
+                };
+                let seed = StepSeed { seed: 11, step };
+                engine
+                    .backpropagate(batch.images(), &batch.labels, &Objective::default(), seed)
+                    .unwrap();
+                engine.update(&update).unwrap();
+            }
+            let weights = engine.weights().unwrap().values.concat();
+            weights
+                .iter()
+                .map(|value| value.to_bits())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(train(), train(), "{}", graph.name);
+    }
 }
 
 #[test]

@@ -519,3 +519,31 @@ fn what_cannot_be_trained_is_refused_and_leaves_nothing() {
     bench.refused(&words, 2, "`a.st` is there, and is no state of a training");
     assert_eq!(bench.bytes("a.st"), b"mine");
 }
+
+#[test]
+fn a_gpu_is_used_only_where_one_can_be() {
+    let bench = Bench::new();
+    let on = |words: &[&'static str], exit, expected: &str| {
+        bench.refused(&[&["-o", "a.st"], words].concat(), exit, expected);
+        assert!(!bench.at("a.st").exists());
+    };
+    let native = ["--engine", "native", "--device", "cuda"];
+    on(
+        &native,
+        2,
+        "the native engine computes on the processor alone",
+    );
+    on(
+        &["--device", "gpu"],
+        2,
+        "expected `cpu`, `cuda`, or `cuda:N`",
+    );
+    if cfg!(not(feature = "cuda")) {
+        on(&["--device", "cuda"], 2, "was built without CUDA");
+        on(
+            &["--device", "cuda:1"],
+            2,
+            "next: build it with `cargo build --release --features cuda`",
+        );
+    }
+}

@@ -2,6 +2,7 @@
 
 mod bars;
 mod deliver;
+mod devices;
 mod plan;
 mod show;
 mod status;
@@ -25,6 +26,7 @@ use sms_merge::cycle::run::Setting;
 use sms_merge::cycle::scene::Scene;
 use sms_merge::cycle::store::RunDirectory;
 use sms_merge::merge::default_threads;
+use sms_merge::train::device::DeviceKind;
 
 use crate::cli::args::cycle::CycleArguments;
 use crate::cli::args::cycle::CycleCommand;
@@ -44,15 +46,24 @@ pub(crate) fn run(arguments: &CycleArguments, interrupted: &AtomicBool) -> anyho
     }
     let started = Instant::now();
     let text = recipe_text(arguments)?;
-    let recipe = Recipe::parse(&text, &arguments.set)?;
+    let mut recipe = Recipe::parse(&text, &arguments.set)?;
+    devices::put(&arguments.device, &mut recipe)?;
     let scene = Scene::new(&recipe)?;
     let plan = Plan::new(&recipe, &scene)?;
     let cores = arguments.threads.unwrap_or_else(default_threads);
-    let slots = arguments.jobs.or(recipe.run.jobs).unwrap_or(cores);
+    let permitted = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+    let devices = Devices::choose(permitted.as_deref(), &recipe.run.devices)?;
+    // More than one job on a GPU is for those who know that it has the memory.
+    let together = match recipe.device {
+        DeviceKind::Cpu => cores,
+        DeviceKind::Cuda => devices.count().max(1),
+    };
+    let slots = arguments.jobs.or(recipe.run.jobs).unwrap_or(together);
     if arguments.plan {
         plan::show(arguments, &recipe, &scene, &plan, slots)?;
         return Ok(Exit::Done);
     }
+    recipe.device.check_built()?;
     let run = RunDirectory::create(&arguments.run_dir)?;
     let lock = run.lock(&holder())?;
     run.write_top("recipe.toml", recipe.to_text().as_bytes())?;
@@ -77,8 +88,6 @@ pub(crate) fn run(arguments: &CycleArguments, interrupted: &AtomicBool) -> anyho
         wall_ms: &wall_ms,
         interrupted,
     };
-    let permitted = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-    let devices = Devices::choose(permitted.as_deref(), &recipe.run.devices)?;
     let executor = Local::new(std::env::current_exe()?, slots, devices);
     let mut coordinator = Coordinator::new(setting, executor);
     let mut bars = Bars::new(&plan, &arguments.report);

@@ -44,10 +44,10 @@ use crate::cli::eval::report::Report;
 use crate::cli::eval::shifted::Shifted;
 use crate::cli::exit::Exit;
 use crate::cli::images::ImageBar;
-use crate::cli::learning::build_engine;
 use crate::cli::learning::build_model;
 use crate::cli::learning::card_of;
 use crate::cli::learning::open_checkpoint;
+use crate::cli::learning::open_compute;
 use crate::cli::learning::open_data;
 use crate::cli::outputs;
 use crate::cli::text;
@@ -145,6 +145,7 @@ pub(crate) fn run(arguments: &EvalArguments, interrupted: &AtomicBool) -> anyhow
 
 /// All that files say: images, networks, and how these came about.
 fn read(arguments: &EvalArguments) -> anyhow::Result<(Dataset, Vec<Subject>, Vec<Option<Card>>)> {
+    let compute = open_compute(&arguments.engine)?;
     let mut checkpoints = Vec::with_capacity(arguments.checkpoints.len());
     for path in &arguments.checkpoints {
         let checkpoint = open_checkpoint(path)?;
@@ -167,7 +168,7 @@ fn read(arguments: &EvalArguments) -> anyhow::Result<(Dataset, Vec<Subject>, Vec
                 n_retained += mask.as_ref().map_or(numel, |mask| mask.retained() as u64);
             }
         }
-        let engine = build_engine(&arguments.engine, &graph, &weights, &masks)?;
+        let engine = compute.engine(graph, &weights, masks)?;
         check_fit(engine.as_ref(), dataset.image(), dataset.classes())?;
         subjects.push(Subject {
             path: checkpoint.path().to_owned(),

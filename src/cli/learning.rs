@@ -7,19 +7,15 @@ use sms_merge::checkpoint::Checkpoint;
 use sms_merge::checkpoint::OpenOptions;
 use sms_merge::graph::Graph;
 use sms_merge::merge::default_threads;
-use sms_merge::train::Weights;
-use sms_merge::train::candle::CandleEngine;
 use sms_merge::train::card::Card;
 use sms_merge::train::card::Named;
 use sms_merge::train::card::choose_model;
+use sms_merge::train::compute::Compute;
 use sms_merge::train::data;
 use sms_merge::train::data::DataSpec;
 use sms_merge::train::data::Dataset;
 use sms_merge::train::data::Known;
-use sms_merge::train::engine::Engine;
-use sms_merge::train::engine::EngineError;
-use sms_merge::train::engine::Masks;
-use sms_merge::train::native::Native;
+use sms_merge::train::device::DeviceName;
 use sms_merge::train::record::ModelRecord;
 use sms_merge::train::record::NetworkError;
 use sms_merge::train::record::Record;
@@ -120,27 +116,18 @@ pub(crate) fn engine_threads(arguments: &EngineArguments) -> usize {
     arguments.threads.unwrap_or_else(default_threads)
 }
 
-/// Name of the engine in records.
-pub(crate) fn engine_name(arguments: &EngineArguments) -> &'static str {
-    match arguments.engine {
-        EngineChoice::Native => "native",
-        EngineChoice::Candle => "candle",
-    }
-}
-
-/// The engine that is asked for, with a network in it.
-pub(crate) fn build_engine(
-    arguments: &EngineArguments,
-    graph: &Graph,
-    weights: &Weights,
-    masks: &Masks,
-) -> Result<Box<dyn Engine>, EngineError> {
-    let graph = graph.clone();
-    Ok(match arguments.engine {
-        EngineChoice::Native => {
-            let threads = engine_threads(arguments);
-            Box::new(Native::new(graph, weights, masks.clone(), threads)?)
+/// The device that is asked for, opened, with the engine that is meant for it or asked for.
+pub(crate) fn open_compute(arguments: &EngineArguments) -> anyhow::Result<Compute> {
+    match (arguments.engine, arguments.device) {
+        (Some(EngineChoice::Native), DeviceName::Cuda(_)) => Err(UsageError {
+            message: "the native engine computes on the processor alone".to_owned(),
+            next: Some(format!(
+                "leave `--engine` out, or `--device {}`",
+                arguments.device
+            )),
         }
-        EngineChoice::Candle => Box::new(CandleEngine::on_processor(graph, weights, masks)?),
-    })
+        .into()),
+        (Some(EngineChoice::Candle), DeviceName::Cpu) => Ok(Compute::candle_on_processor()),
+        (_, device) => Ok(Compute::open(device, engine_threads(arguments))?),
+    }
 }

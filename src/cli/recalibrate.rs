@@ -19,7 +19,6 @@ use sms_merge::train::card::Card;
 use sms_merge::train::data::Assembler;
 use sms_merge::train::data::Dataset;
 use sms_merge::train::data::epoch_order;
-use sms_merge::train::engine::Engine;
 use sms_merge::train::evaluate::check_fit;
 use sms_merge::train::masks::masks_of_zeros;
 use sms_merge::train::recalibrate::Recalibration;
@@ -36,10 +35,10 @@ use crate::cli::eval::split;
 use crate::cli::exit::Exit;
 use crate::cli::exit::UsageError;
 use crate::cli::images::ImageBar;
-use crate::cli::learning::build_engine;
 use crate::cli::learning::build_model;
 use crate::cli::learning::card_of;
 use crate::cli::learning::open_checkpoint;
+use crate::cli::learning::open_compute;
 use crate::cli::learning::open_data;
 use crate::cli::outputs;
 use crate::cli::text;
@@ -158,13 +157,14 @@ fn observe(
     dataset: &Dataset,
     interrupted: &AtomicBool,
 ) -> anyhow::Result<Option<Observed>> {
+    let compute = open_compute(&arguments.engine)?;
     let (graph, _) = build_model(&arguments.model, card, dataset)?;
     let weights = Weights::read(&graph, checkpoint)?;
     if !has_statistics(&graph) {
         return Ok(None);
     }
     let masks = masks_of_zeros(&graph, &weights);
-    let mut engine: Box<dyn Engine> = build_engine(&arguments.engine, &graph, &weights, &masks)?;
+    let mut engine = compute.engine(graph.clone(), &weights, masks)?;
     check_fit(engine.as_ref(), dataset.image(), dataset.classes())?;
     let images = &arguments.images;
     let split = split(&images.split, card, dataset)?;

@@ -19,6 +19,7 @@ use sms_merge::graph::Graph;
 use sms_merge::train::Loss;
 use sms_merge::train::Weights;
 use sms_merge::train::card::metadata;
+use sms_merge::train::compute::Compute;
 use sms_merge::train::data::Assembler;
 use sms_merge::train::data::Dataset;
 use sms_merge::train::engine::Engine;
@@ -41,11 +42,10 @@ use thiserror::Error;
 use crate::cli::args::train::TrainArguments;
 use crate::cli::exit::Exit;
 use crate::cli::exit::UsageError;
-use crate::cli::learning::build_engine;
 use crate::cli::learning::build_model;
 use crate::cli::learning::card_of;
-use crate::cli::learning::engine_name;
 use crate::cli::learning::open_checkpoint;
+use crate::cli::learning::open_compute;
 use crate::cli::learning::open_data;
 use crate::cli::learning::record_of;
 use crate::cli::outputs;
@@ -87,13 +87,14 @@ pub(crate) fn run(arguments: &TrainArguments, interrupted: &AtomicBool) -> anyho
     let state_path = state_path(arguments);
     refuse_inputs(arguments, &state_path)?;
     let output = Target::for_file(&arguments.output, existing)?;
+    let compute = open_compute(&arguments.engine)?;
     let Training {
         dataset,
         graph,
         weights,
         mut masks,
         record,
-    } = Training::new(arguments)?;
+    } = Training::new(arguments, &compute)?;
     let plan = Plan::new(&dataset, &record.recipe)?;
     let resumed = match &arguments.saving.resume {
         None => None,
@@ -106,7 +107,7 @@ pub(crate) fn run(arguments: &TrainArguments, interrupted: &AtomicBool) -> anyho
         }
     };
     let target = state_target(arguments, &state_path, existing)?;
-    let mut engine = build_engine(&arguments.engine, &graph, &weights, &masks)?;
+    let mut engine = compute.engine(graph.clone(), &weights, masks.clone())?;
     let saving = Saving {
         graph: &graph,
         masks: &masks,
@@ -162,7 +163,7 @@ pub(crate) fn run(arguments: &TrainArguments, interrupted: &AtomicBool) -> anyho
 
 impl Training {
     /// Reads what is to be read, and settles what is left open.
-    fn new(arguments: &TrainArguments) -> anyhow::Result<Self> {
+    fn new(arguments: &TrainArguments, compute: &Compute) -> anyhow::Result<Self> {
         let start = &arguments.start;
         let init = start.init.as_deref().map(open_checkpoint).transpose()?;
         let before = init.as_ref().map(record_of).transpose()?.flatten();
@@ -194,7 +195,7 @@ impl Training {
         let record = Record {
             format_version: FORMAT_VERSION,
             tool: format!("sms-merge {}", env!("CARGO_PKG_VERSION")),
-            engine: engine_name(&arguments.engine).to_owned(),
+            engine: compute.name().to_owned(),
             model,
             data: DataRecord::new(&dataset),
             start: StartRecord::new(&graph, &weights, &masks),

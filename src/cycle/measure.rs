@@ -21,6 +21,7 @@ use crate::format::replace::Existing;
 use crate::format::replace::Target;
 use crate::graph::Graph;
 use crate::train::Weights;
+use crate::train::compute::Compute;
 use crate::train::data;
 use crate::train::data::Assembler;
 use crate::train::data::Corruption;
@@ -31,6 +32,8 @@ use crate::train::data::Severity;
 use crate::train::data::Split;
 use crate::train::data::corrupted;
 use crate::train::data::epoch_order;
+use crate::train::device::DeviceKind;
+use crate::train::device::DeviceName;
 use crate::train::engine::Engine;
 use crate::train::engine::EngineError;
 use crate::train::engine::Masks;
@@ -38,7 +41,6 @@ use crate::train::evaluate::Evaluation;
 use crate::train::evaluate::Predictions;
 use crate::train::evaluate::predict;
 use crate::train::masks::masks_of_zeros;
-use crate::train::native::Native;
 use crate::train::recalibrate::Recalibration;
 use crate::train::recalibrate::has_statistics;
 use crate::train::recalibrate::recalibrate;
@@ -59,7 +61,7 @@ pub struct Gauge<'a> {
     dataset: Dataset,
     record: DataRecord,
     split: Split,
-    threads: usize,
+    compute: Compute,
     interrupted: &'a AtomicBool,
 }
 
@@ -70,11 +72,13 @@ pub struct Loaded {
 }
 
 impl<'a> Gauge<'a> {
-    /// Reads images and builds the network; `None` if the network is none that this
-    /// program can compute. `directory` is where the images are.
+    /// Reads images, builds the network and opens the device, which is the first of its kind
+    /// that this process may use; `None` if the network is none that this program can
+    /// compute. `directory` is where the images are.
     ///
     /// # Errors
-    /// [`MeasureError::OtherImages`], [`MeasureError::Data`], [`MeasureError::Network`].
+    /// [`MeasureError::OtherImages`], [`MeasureError::Data`], [`MeasureError::Network`],
+    /// [`MeasureError::Device`].
     pub fn open(
         measure: &'a Measure,
         directory: Option<&Path>,
@@ -95,13 +99,17 @@ impl<'a> Gauge<'a> {
             });
         }
         let (fraction, seed) = (images.validation_fraction, images.validation_seed);
+        let device = match measure.device {
+            DeviceKind::Cpu => DeviceName::Cpu,
+            DeviceKind::Cuda => DeviceName::Cuda(None),
+        };
         Ok(Some(Self {
             measure,
             graph: model.graph()?,
             split: Split::of(dataset.train.len(), fraction, seed)?,
             record,
             dataset,
-            threads,
+            compute: Compute::open(device, threads)?,
             interrupted,
         }))
     }
@@ -131,7 +139,7 @@ impl<'a> Gauge<'a> {
         let masks = masks_of_zeros(&self.graph, &weights);
         Ok(Loaded {
             path: path.to_owned(),
-            engine: Box::new(self.engine(&weights, masks)?),
+            engine: self.engine(&weights, masks)?,
         })
     }
 
@@ -139,8 +147,13 @@ impl<'a> Gauge<'a> {
     ///
     /// # Errors
     /// [`EngineError`].
-    pub fn engine(&self, weights: &Weights, masks: Masks) -> Result<Native, EngineError> {
-        Native::new(self.graph.clone(), weights, masks, self.threads)
+    pub fn engine(&self, weights: &Weights, masks: Masks) -> Result<Box<dyn Engine>, EngineError> {
+        self.compute.engine(self.graph.clone(), weights, masks)
+    }
+
+    /// What computes, as records name it.
+    pub fn engine_name(&self) -> &'static str {
+        self.compute.name()
     }
 
     /// Estimates the statistics of a network's batch norm again; `None` of a network that

@@ -20,6 +20,7 @@ use crate::train::choices::Augment;
 use crate::train::choices::Choices;
 use crate::train::data::VALIDATION_FRACTION;
 use crate::train::data::VALIDATION_SEED;
+use crate::train::device::DeviceKind;
 
 pub use check::PatternKind;
 pub use error::RecipeError;
@@ -40,6 +41,10 @@ pub struct Recipe {
     /// One study for each: names the first weights and, with phase and ordinal, the
     /// ingredients' random choices.
     pub seeds: Vec<u64>,
+    /// Kind of device that this program trains and measures on: other kinds give other
+    /// bits. Which devices of the kind there are is `run.devices`.
+    #[serde(skip_serializing_if = "DeviceKind::is_cpu")]
+    pub device: DeviceKind,
     /// The network.
     pub model: Model,
     /// The images.
@@ -351,6 +356,7 @@ impl Default for Recipe {
         Self {
             title: "Sparse Model Soups".to_owned(),
             seeds: vec![0],
+            device: DeviceKind::default(),
             model: Model::default(),
             data: Data::default(),
             pretraining: Pretraining::default(),

@@ -164,6 +164,7 @@ impl Scene {
                 validation_fraction: recipe.data.validation,
                 validation_seed: recipe.data.validation_seed,
             }),
+            device: recipe.device,
             recalibration: recipe.recalibration,
             ood: recipe.evaluation.ood,
             command: recipe.evaluation.command.clone(),

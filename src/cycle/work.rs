@@ -12,6 +12,7 @@ use crate::cycle::recipe::OnUnmasked;
 use crate::cycle::recipe::Recalibration;
 use crate::tensor::Digest;
 use crate::train::choices::Choices;
+use crate::train::device::DeviceKind;
 use crate::train::recipe::Recipe as TrainingRecipe;
 use crate::train::record::ModelRecord;
 
@@ -55,6 +56,10 @@ pub struct Measure {
     pub model: Option<ModelRecord>,
     /// The images, if this program reads them.
     pub images: Option<ImagesRecord>,
+    /// What networks are computed on. The processor has no name, so that steps have the keys
+    /// that they had before there was another device.
+    #[serde(default, skip_serializing_if = "DeviceKind::is_cpu")]
+    pub device: DeviceKind,
     /// How statistics of batch norm are estimated again.
     pub recalibration: Recalibration,
     /// Whether it is measured on corrupted images.
@@ -178,4 +183,31 @@ pub struct Reprune {
     pub cut: Cut,
     /// How it is measured.
     pub measure: Measure,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kind_of_device_is_named_where_it_is_not_the_processor() {
+        let check = |device, expected: Option<&str>| {
+            let measure = Measure {
+                model: None,
+                images: None,
+                device,
+                recalibration: Recalibration::default(),
+                ood: false,
+                command: None,
+                metric: None,
+            };
+            let value = serde_json::to_value(&measure).unwrap();
+            let named = value.get("device").and_then(|name| name.as_str());
+            assert_eq!(named, expected);
+            let back: Measure = serde_json::from_value(value).unwrap();
+            assert_eq!(back, measure);
+        };
+        check(DeviceKind::Cpu, None);
+        check(DeviceKind::Cuda, Some("cuda"));
+    }
 }

@@ -1,11 +1,16 @@
 //! The engine that walks the graph with candle's tensors and its automatic
 //! differentiation, on any device that candle knows.
 //!
-//! Uses only candle's operations whose gradients are right: windows of convolutions and
-//! pools are cut by `index_select` and `gather`, products are one `matmul`. Tensors are
-//! (channels, samples, height, width), so that a convolution is one matrix product and
-//! the sums of a channel run over contiguous memory.
+//! Uses only candle's operations whose gradients are right, and which CUDA has too: windows
+//! of convolutions and pools are cut by tables of indices, products are one `matmul`.
+//! Tensors are (channels, samples, height, width), so that a convolution is one matrix
+//! product and the sums of a channel run over contiguous memory.
+//!
+//! None of them adds in an order that chance decides: each sum has one thread, or is a tree
+//! of threads in a fixed shape. So a GPU gives the same bits again where cuBLAS does, which
+//! promises it for one stream on GPUs of one kind. They are not the processor's bits.
 
+mod device;
 mod forward;
 mod update;
 mod window;
@@ -13,7 +18,6 @@ mod window;
 use std::collections::BTreeMap;
 
 use candle_core::DType;
-use candle_core::Device;
 use candle_core::Tensor;
 use candle_core::Var;
 
@@ -31,6 +35,9 @@ use crate::train::engine::Masks;
 use crate::train::engine::OptimizerState;
 use crate::train::engine::StepSeed;
 use crate::train::engine::Update;
+
+pub use candle_core::Device;
+pub use device::open_cuda;
 
 use forward::Mode;
 use forward::Statistics;
@@ -50,7 +57,7 @@ pub struct CandleEngine {
     /// Memory of the optimiser, by slot and parameter.
     slots: Vec<Vec<Option<Tensor>>>,
     /// Which pixels the windows of a node take.
-    windows: BTreeMap<NodeIdx, Tensor>,
+    windows: BTreeMap<NodeIdx, window::Tables>,
     /// For each node the last one that takes its output.
     last_uses: Vec<NodeIdx>,
 }
@@ -310,7 +317,15 @@ impl CandleEngine {
 }
 
 fn failed(error: candle_core::Error) -> EngineError {
-    EngineError::Device(Box::new(error))
+    EngineError::Device(Box::new(plain(error)))
+}
+
+/// An error without the backtrace that candle writes into its text.
+fn plain(error: candle_core::Error) -> candle_core::Error {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => plain(*inner),
+        error => error,
+    }
 }
 
 fn dims(graph: &Graph, parameter: usize) -> Vec<usize> {

@@ -7,6 +7,7 @@ use clap::Args;
 use clap::Subcommand;
 use clap::ValueHint;
 use sms_merge::cycle::recipe::Override;
+use sms_merge::train::device::DeviceName;
 
 use super::EXIT_STATUS;
 use super::ReportArguments;
@@ -19,6 +20,7 @@ Examples:
   sms-merge cycle examples/fashion-mnist.toml --run-dir fashion
   sms-merge cycle recipe.toml --plan             # jobs, epochs, disk, estimated time
   sms-merge cycle recipe.toml --set pruning.phases=2 --set seeds=[0,1,2]
+  sms-merge cycle recipe.toml --device cuda:0,cuda:1 --jobs 4
   sms-merge cycle status fashion                 # where a run stands
 ";
 
@@ -67,7 +69,14 @@ pub(crate) struct CycleArguments {
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<Override>,
 
-    /// Jobs at a time [default: the recipe's, or one per core]
+    /// Where jobs compute: cpu, cuda, or cuda:0,cuda:1 and so on, which take turns
+    ///
+    /// In place of `device` and `run.devices` of the recipe. All are of one kind: the bits
+    /// of a GPU are not those of the processor.
+    #[arg(long, value_name = "DEVICES", value_delimiter = ',')]
+    pub(crate) device: Vec<DeviceName>,
+
+    /// Jobs at a time [default: the recipe's, or one per core, or one per GPU]
     #[arg(short, long, value_name = "N", value_parser = at_least_one)]
     pub(crate) jobs: Option<usize>,
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::ValueEnum;
 use clap::ValueHint;
+use sms_merge::train::device::DeviceName;
 
 use super::thread_count;
 
@@ -46,9 +47,17 @@ pub(crate) struct DataArguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Engine")]
 pub(crate) struct EngineArguments {
-    /// What computes
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) engine: EngineChoice,
+    /// Where it computes: cpu, cuda or cuda:N, counted as CUDA counts
+    ///
+    /// A GPU needs a program that was built with `--features cuda`, and CUDA's libraries
+    /// (README.md). The bits of a GPU are not those of the processor; a training is
+    /// continued by --resume on the kind of device that it began on.
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    pub(crate) device: DeviceName,
+
+    /// What computes [default: native on the processor, candle on a GPU]
+    #[arg(long, value_enum)]
+    pub(crate) engine: Option<EngineChoice>,
 
     /// Worker threads; changes no bit of the result [default: one per core, at most 16]
     #[arg(long, value_name = "N", value_parser = thread_count)]
@@ -56,12 +65,11 @@ pub(crate) struct EngineArguments {
 }
 
 /// `--engine`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EngineChoice {
-    /// This program's own: fast, and the same bits for any number of threads
-    #[default]
+    /// This program's own, on the processor: fast, and the same bits for any number of threads
     Native,
-    /// candle's tensors: slow, an independent check
+    /// candle's tensors: on a GPU, or slow on the processor, an independent check
     Candle,
 }
 

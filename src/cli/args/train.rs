@@ -29,7 +29,8 @@ JSON output:
     model             name, input (channels, height, width), classes, options
     data              name, digest, images, normalisation, class_names
     recipe            all that decided the outcome
-    engine, n_threads
+    engine            native, candle or candle-cuda: whose bits these are
+    n_threads
     n_parameters, n_prunable, n_retained
     steps, steps_per_epoch, resumed_at (null, or steps done before)
     train             loss and accuracy over the last epoch, while the weights changed

@@ -15,6 +15,7 @@ use sms_merge::train::Objective;
 use sms_merge::train::Weights;
 use sms_merge::train::data::Assembler;
 use sms_merge::train::data::Batch;
+use sms_merge::train::device::DeviceKind;
 use sms_merge::train::engine::Engine;
 use sms_merge::train::engine::StepSeed;
 use sms_merge::train::native::Native;
@@ -56,7 +57,11 @@ pub(super) fn show(
     slots: usize,
 ) -> anyhow::Result<()> {
     let disk = disk_bytes(recipe, scene, plan);
-    let estimate = estimate(scene, plan)?;
+    let estimate = match recipe.device {
+        DeviceKind::Cpu => estimate(scene, plan)?,
+        // It may not be there where the plan is made.
+        DeviceKind::Cuda => None,
+    };
     if arguments.report.json {
         let steps = plan.steps.iter().map(|step| StepObject {
             label: &step.label,

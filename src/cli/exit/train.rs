@@ -9,6 +9,7 @@ use sms_merge::graph::DescriptionError;
 use sms_merge::graph::models::ModelError;
 use sms_merge::train::WeightsError;
 use sms_merge::train::card::CardError;
+use sms_merge::train::device::DeviceError;
 use sms_merge::train::evaluate::EvaluateError;
 use sms_merge::train::masks::MaskError;
 use sms_merge::train::recalibrate::RecalibrateError;
@@ -27,6 +28,12 @@ use crate::cli::train::LogError;
 pub(super) fn exit_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if cause.is::<Interrupted>() || cause.is::<Stopped>() {
         return Some(Exit::Interrupted);
+    }
+    if let Some(error) = cause.downcast_ref::<DeviceError>() {
+        return Some(match error {
+            DeviceError::NotBuilt => Exit::Usage,
+            _ => Exit::Failed,
+        });
     }
     if let Some(error) = cause.downcast_ref::<EvaluateError>() {
         return Some(match error {
@@ -101,6 +108,11 @@ fn of_replace(error: &ReplaceError) -> Exit {
 
 /// What to run next.
 pub(super) fn next_of(cause: &(dyn Error + 'static)) -> Option<String> {
+    if let Some(DeviceError::NotBuilt) = cause.downcast_ref() {
+        return Some(
+            "build it with `cargo build --release --features cuda` (README.md)".to_owned(),
+        );
+    }
     cause
         .is::<Interrupted>()
         .then(|| "repeat the command with `--resume`".to_owned())
@@ -145,5 +157,11 @@ mod tests {
             state: "a.state".into(),
         };
         check(interrupted.into(), Exit::Interrupted);
+        check(DeviceError::NotBuilt.into(), Exit::Usage);
+        let absent = DeviceError::Open {
+            index: 3,
+            source: "invalid device ordinal".into(),
+        };
+        check(absent.into(), Exit::Failed);
     }
 }

@@ -9,9 +9,11 @@ use std::sync::atomic::AtomicBool;
 use sms_merge::merge::Evaluate;
 use sms_merge::train::Weights;
 use sms_merge::train::card::Card;
+use sms_merge::train::compute::Compute;
 use sms_merge::train::data::Assembler;
 use sms_merge::train::data::Dataset;
 use sms_merge::train::data::epoch_order;
+use sms_merge::train::device::DeviceName;
 use sms_merge::train::evaluate::check_fit;
 use sms_merge::train::evaluate::predict;
 use sms_merge::train::masks::masks_of_zeros;
@@ -24,10 +26,10 @@ use crate::cli::eval::Stopped;
 use crate::cli::eval::normalisation;
 use crate::cli::eval::split;
 use crate::cli::exit::UsageError;
-use crate::cli::learning::build_engine;
 use crate::cli::learning::build_model;
 use crate::cli::learning::card_of;
 use crate::cli::learning::open_checkpoint;
+use crate::cli::learning::open_compute;
 use crate::cli::learning::open_data;
 use crate::cli::text::Clean;
 
@@ -43,7 +45,7 @@ const CLASSIFIED_BATCH: usize = 256;
 /// Evaluates checkpoints by itself.
 pub(super) struct Embedded<'a> {
     arguments: &'a MergeArguments,
-    engine: EngineArguments,
+    compute: Compute,
     /// What the first ingredient that says so is.
     card: Option<Card>,
     dataset: Dataset,
@@ -82,10 +84,11 @@ impl<'a> Embedded<'a> {
         }
         Ok(Self {
             arguments,
-            engine: EngineArguments {
-                engine: greedy.engine.unwrap_or_default(),
+            compute: open_compute(&EngineArguments {
+                device: DeviceName::Cpu,
+                engine: greedy.engine,
                 threads: arguments.reading.threads,
-            },
+            })?,
             card,
             observed: epoch_order(OBSERVED_SEED, 0, &split.train),
             held_out: split.validation,
@@ -103,7 +106,7 @@ impl<'a> Embedded<'a> {
         let (graph, _) = build_model(&self.arguments.greedy.embedded.model, card, dataset)?;
         let weights = Weights::read(&graph, &checkpoint)?;
         let masks = masks_of_zeros(&graph, &weights);
-        let mut engine = build_engine(&self.engine, &graph, &weights, &masks)?;
+        let mut engine = self.compute.engine(graph, &weights, masks)?;
         check_fit(engine.as_ref(), dataset.image(), dataset.classes())?;
         let normalisation = normalisation(card, dataset);
         let images = Assembler::new(&dataset.train, &normalisation);

@@ -62,6 +62,11 @@ impl Devices {
         asked.iter().map(choose).collect::<Result<_, _>>().map(Self)
     }
 
+    /// Number of devices that are dealt.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The device of a worker's slot: slots take turns. `None` if none is dealt.
     pub(super) fn of_slot(&self, slot: usize) -> Option<&str> {
         let turn = slot.checked_rem(self.0.len())?;

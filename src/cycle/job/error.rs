@@ -19,6 +19,7 @@ use crate::merge::MergeError;
 use crate::prune::PruneError;
 use crate::tensor::Printable;
 use crate::train::WeightsError;
+use crate::train::device::DeviceError;
 use crate::train::engine::EngineError;
 use crate::train::masks::MaskError;
 use crate::train::trainer::FitError;
@@ -217,6 +218,7 @@ impl JobError {
                 | Self::Recipe(_)
                 | Self::NothingLost
                 | Self::Fit(FitError::NonFinite { .. })
+                | Self::Measure(MeasureError::Device(DeviceError::NotBuilt))
         )
     }
 }

@@ -92,7 +92,7 @@ impl Bench<'_> {
         let record = Record {
             format_version: FORMAT_VERSION,
             tool: format!("sms-merge {}", env!("CARGO_PKG_VERSION")),
-            engine: "native".to_owned(),
+            engine: gauge.engine_name().to_owned(),
             model,
             data: gauge.record().clone(),
             recipe: recipe.clone(),
@@ -110,7 +110,7 @@ impl Bench<'_> {
             early: early_step.map(|step| (step, self.output("early"))),
         };
         let interrupted = self.around.interrupted;
-        let outcome = fit(&mut engine, &plan, None, &mut watcher, interrupted)?;
+        let outcome = fit(engine.as_mut(), &plan, None, &mut watcher, interrupted)?;
         let Outcome::Done(trained) = outcome else {
             return Err(JobError::Interrupted);
         };
@@ -123,8 +123,8 @@ impl Bench<'_> {
         }
         let curve = std::mem::take(&mut watcher.curve);
         let output = self.output("checkpoint");
-        self.write_recalibrated(&gauge, &mut engine, &record, &output)?;
-        let mut model = gauge.model_of(&output, &mut engine)?;
+        self.write_recalibrated(&gauge, engine.as_mut(), &record, &output)?;
+        let mut model = gauge.model_of(&output, engine.as_mut())?;
         model.curve = curve;
         if measure.command.is_some() {
             model.scores = self.commanded(measure, &output)?;

@@ -9,6 +9,7 @@ use crate::checkpoint::RewriteError;
 use crate::format::replace::ReplaceError;
 use crate::train::WeightsError;
 use crate::train::data::DataError;
+use crate::train::device::DeviceError;
 use crate::train::engine::EngineError;
 use crate::train::evaluate::EvaluateError;
 use crate::train::masks::MaskError;
@@ -43,6 +44,9 @@ pub enum MeasureError {
     /// Masks cannot be read.
     #[error(transparent)]
     Masks(#[from] MaskError),
+    /// The device cannot be used.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The engine cannot be built.
     #[error(transparent)]
     Engine(#[from] EngineError),

@@ -38,7 +38,7 @@ pub enum OnUnmasked {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Run {
-    /// Jobs at a time; where it is open, one per core.
+    /// Jobs at a time; where it is open, one per core, or one per GPU if those compute.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jobs: Option<usize>,
     /// Times that a failed job is tried again.

@@ -23,6 +23,7 @@ fn recipes_are_text_and_back() {
     let text = r#"
         title = "a"
         seeds = [1, 2]
+        device = "cuda"
         [model]
         name = "lenet5"
         [pretraining]

@@ -78,11 +78,17 @@ impl LaneBytes {
     }
 }
 
-/// Whether the driver's library can be loaded.
+/// Whether the driver's library can be loaded. With the feature `cuda` it is linked, and
+/// a program that runs has it.
 fn has_driver() -> bool {
+    #[cfg(feature = "cuda")]
+    return true;
     // SAFETY: loads and unloads the library by its well-known names; its initialisers are
     // the driver's own.
-    unsafe { sys::is_culib_present() }
+    #[cfg(not(feature = "cuda"))]
+    unsafe {
+        sys::is_culib_present()
+    }
 }
 
 /// The driver's name of an error, as `CUDA_ERROR_OUT_OF_MEMORY`.

@@ -13,6 +13,7 @@ use crate::train::engine::dropout_factors;
 
 use super::CandleEngine;
 use super::failed;
+use super::window::Take;
 
 /// What a pass is for.
 #[derive(Clone, Copy, Debug)]
@@ -158,12 +159,12 @@ impl Pass<'_> {
         padding: Option<f32>,
     ) -> candle_core::Result<Tensor> {
         let flat = padded(input, padding)?;
-        let Some(table) = self.engine.windows.get(&node_idx) else {
+        let Some(tables) = self.engine.windows.get(&node_idx) else {
             return flat.unsqueeze(2);
         };
         let (channels, samples, _) = flat.dims3()?;
-        let (kernel, pixels) = table.dims2()?;
-        flat.index_select(&table.flatten_all()?, 2)?
+        let (kernel, pixels) = tables.taken.dims2()?;
+        flat.apply_op1(Take(tables.clone()))?
             .reshape((channels, samples, kernel, pixels))
     }
 
@@ -212,7 +213,7 @@ impl Pass<'_> {
         input: &Tensor,
         padding: [usize; 2],
     ) -> candle_core::Result<Tensor> {
-        let Some(table) = self.engine.windows.get(&node_idx) else {
+        let Some(tables) = self.engine.windows.get(&node_idx) else {
             return Ok(input.clone());
         };
         let padding = (padding != [0; 2]).then_some(f32::NEG_INFINITY);
@@ -221,7 +222,7 @@ impl Pass<'_> {
         let shape = (channels, samples, pixels);
         let candidate = |place: usize| {
             let values = windows.narrow(2, place, 1)?.squeeze(2)?.contiguous()?;
-            let at = table.narrow(0, place, 1)?.unsqueeze(0)?;
+            let at = tables.taken.narrow(0, place, 1)?.unsqueeze(0)?;
             candle_core::Result::Ok((values, at.broadcast_as(shape)?.contiguous()?))
         };
         let (mut best, mut winner) = candidate(0)?;
