@@ -36,7 +36,7 @@ const LENGTHS: [usize; 16] = [
 ];
 
 /// Something that computes batches.
-pub trait Machine {
+pub(crate) trait Machine {
     fn push(&mut self, request: Request<'_>);
     fn run(&mut self);
     fn answer(&self, index: usize) -> Answer<'_>;
