@@ -154,7 +154,7 @@ fn case(
     let mut mask: Vec<u64> = (0..n.div_ceil(64))
         .map(|_| random.bits() & random.bits())
         .collect();
-    if let Some(last) = mask.last_mut().filter(|_| n % 64 != 0) {
+    if let Some(last) = mask.last_mut().filter(|_| !n.is_multiple_of(64)) {
         *last &= (1 << (n % 64)) - 1;
     }
     let inputs = dtypes.iter().map(|&dtype| {

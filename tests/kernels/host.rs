@@ -26,7 +26,12 @@ pub(crate) fn compile(directory: &Path) -> Option<std::path::PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let program = directory.join("kernels");
     let done = Command::new("g++")
-        .args(["-std=c++20", "-O2", "-ffp-contract=off", "-U_FORTIFY_SOURCE"])
+        .args([
+            "-std=c++20",
+            "-O2",
+            "-ffp-contract=off",
+            "-U_FORTIFY_SOURCE",
+        ])
         .args(["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"])
         .arg("-I")
         .arg(root.join("tests/kernels"))
