@@ -1,0 +1,43 @@
+//! A driver for tests: `libcuda.so` that runs the kernels' own source on the processor.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Compiles the stand-in and returns the folder that holds it, for `LD_LIBRARY_PATH`;
+/// `None` where there is no g++, but a failure under `SMS_MERGE_REQUIRE_GXX=1`.
+pub(crate) fn folder() -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("standin");
+    std::fs::create_dir_all(&folder).unwrap();
+    // Tests run side by side: each compiles for itself, and the last one's stays.
+    let own = folder.join(format!("{}.so", std::process::id()));
+    let done = Command::new("g++")
+        .args(["-std=c++20", "-O2", "-ffp-contract=off"])
+        .args(["-U_FORTIFY_SOURCE", "-fPIC", "-shared"])
+        .args(["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"])
+        .arg("-I")
+        .arg(root.join("tests/standin"))
+        .arg("-I")
+        .arg(root.join("src/kernel/cuda"))
+        .arg(root.join("tests/standin/driver.cpp"))
+        .arg("-o")
+        .arg(&own)
+        .output();
+    match done {
+        Err(error) => {
+            assert!(
+                std::env::var_os("SMS_MERGE_REQUIRE_GXX").is_none(),
+                "g++ cannot be run: {error}"
+            );
+            eprintln!("skipped: g++ cannot be run ({error})");
+            None
+        }
+        Ok(done) => {
+            let log = String::from_utf8_lossy(&done.stderr);
+            assert!(done.status.success(), "{log}");
+            std::fs::rename(&own, folder.join("libcuda.so")).unwrap();
+            Some(folder)
+        }
+    }
+}
