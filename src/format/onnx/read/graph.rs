@@ -142,10 +142,20 @@ impl<S: ReadAt + ?Sized> Walker<'_, S> {
                 graph::NODE => self.node(&field, within, path, depth)?,
                 graph::INITIALIZER => self.initializer(&field, within, path)?,
                 graph::SPARSE_INITIALIZER => self.sparse_initializer(&field, within, path)?,
+                graph::INPUT | graph::OUTPUT => self.skim(&field)?,
                 _ => {}
             }
             self.cursor.seek(after);
         }
+        Ok(())
+    }
+
+    /// Steps through a message that only a comparison looks into, which expects to find
+    /// fields there.
+    fn skim(&mut self, field: &Field) -> Result<(), ReadError<S::Error>> {
+        let Range { start, end } = field.bytes()?;
+        self.cursor.seek(start);
+        while self.cursor.field(end)?.is_some() {}
         Ok(())
     }
 
