@@ -11,6 +11,7 @@ mod completions;
 mod cycle;
 #[cfg(feature = "train")]
 mod data;
+mod device;
 #[cfg(feature = "train")]
 mod eval;
 mod exit;

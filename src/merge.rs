@@ -6,6 +6,7 @@
 //! published only with a [`Connectivity`](crate::connectivity::Connectivity) in
 //! hand. Knows neither candle nor what accuracy is.
 
+mod accelerator;
 mod certificate;
 mod copy;
 mod difference;
@@ -41,6 +42,7 @@ use crate::connectivity::Mismatch;
 use crate::format::safetensors::LayoutError;
 use crate::kernel::KernelError;
 use crate::kernel::WeightError;
+use crate::kernel::cuda::DeviceError;
 use crate::tensor::Dtype;
 use crate::tensor::Printable;
 
@@ -50,6 +52,7 @@ pub use crate::checkpoint::MaskLayout;
 pub use crate::checkpoint::Observer;
 pub use crate::checkpoint::Sidecars;
 pub use crate::checkpoint::refuse_named_input;
+pub use accelerator::Accelerator;
 pub use certificate::Certificate;
 pub use certificate::CertificateError;
 pub use certificate::IngredientRecord;
@@ -77,6 +80,7 @@ pub use options::IntegerPolicy;
 pub use options::MOST_FOR_DISTANCES;
 pub use options::MergeOptions;
 pub use options::Method;
+pub use options::Workers;
 pub use options::default_threads;
 pub use plan::Action;
 pub use plan::MergePlan;
@@ -228,6 +232,9 @@ pub enum MergeError {
         /// What is not allowed, and why.
         reason: &'static str,
     },
+    /// A device cannot be used, or failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The user asked to stop.
     #[error("interrupted; nothing was written")]
     Interrupted,

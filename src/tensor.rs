@@ -1,6 +1,7 @@
 //! Vocabulary: values without a home. Touches no file and no thread.
 
 pub mod bits;
+mod device;
 mod digest;
 mod dtype;
 mod mask;
@@ -8,6 +9,7 @@ mod printable;
 mod random;
 mod shape;
 
+pub use device::{DeviceKind, DeviceName, DeviceNameError};
 pub use digest::{Digest, DigestList, Digester, TILE_ELEMENTS, tile_elements};
 pub use dtype::{Arithmetic, Dtype};
 pub use mask::{Mask, zero_pruned};

@@ -180,7 +180,14 @@ impl Bench {
             .iter()
             .map(|&position| open(&self.paths[position]));
         let checkpoints = checkpoints.collect();
-        recompute(&soup, &certificate, checkpoints, None, 2, self.observer())
+        recompute(
+            &soup,
+            &certificate,
+            checkpoints,
+            None,
+            &2.into(),
+            self.observer(),
+        )
     }
 }
 
@@ -259,7 +266,7 @@ fn the_soup_is_saved_and_not_the_last_candidate() {
     let stored = Checkpoint::open(&path, &OpenOptions::default()).unwrap();
     let certificate = Certificate::of(&stored).unwrap();
     assert_eq!(certificate, merged.certificate);
-    let found = self_check(stored, &certificate, 1, bench.observer()).unwrap();
+    let found = self_check(stored, &certificate, &1.into(), bench.observer()).unwrap();
     assert_eq!(found.differences, []);
     for given in [&[1, 2][..], &[2, 1], &[0, 1, 2, 3], &[3, 2, 1, 0]] {
         assert_eq!(bench.verify(&path, given).unwrap(), [], "{given:?}");
@@ -470,11 +477,19 @@ fn a_certificate_whose_decisions_do_not_follow_is_refused() {
         let expected = [Difference::Certificate {
             what: "the selection of the ingredients",
         }];
-        let found = self_check(soup(), &certificate, 1, bench.observer()).unwrap();
+        let found = self_check(soup(), &certificate, &1.into(), bench.observer()).unwrap();
         assert_eq!(found.differences, expected);
         let kept = [1, 2].map(|kept| Checkpoint::open(&bench.paths[kept], &OpenOptions::default()));
         let kept = kept.into_iter().map(Result::unwrap).collect();
-        let found = recompute(&soup(), &certificate, kept, None, 1, bench.observer()).unwrap();
+        let found = recompute(
+            &soup(),
+            &certificate,
+            kept,
+            None,
+            &1.into(),
+            bench.observer(),
+        )
+        .unwrap();
         assert_eq!(found, expected);
     };
     check(&|certificate| certificate.soup.selection = None);

@@ -36,7 +36,7 @@ const LENGTHS: [usize; 16] = [
 ];
 
 /// Something that computes batches.
-pub trait Machine {
+pub(crate) trait Machine {
     fn push(&mut self, request: Request<'_>);
     fn run(&mut self);
     fn answer(&self, index: usize) -> Answer<'_>;
@@ -154,7 +154,7 @@ fn case(
     let mut mask: Vec<u64> = (0..n.div_ceil(64))
         .map(|_| random.bits() & random.bits())
         .collect();
-    if let Some(last) = mask.last_mut().filter(|_| n % 64 != 0) {
+    if let Some(last) = mask.last_mut().filter(|_| !n.is_multiple_of(64)) {
         *last &= (1 << (n % 64)) - 1;
     }
     let inputs = dtypes.iter().map(|&dtype| {

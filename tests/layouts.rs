@@ -143,7 +143,7 @@ fn destination(path: &Path, ingredients: &Ingredients) -> Destination {
 fn options(n_ingredients: usize, layout: MaskLayout, threads: usize) -> MergeOptions {
     let weights = Weights::uniform(n_ingredients).unwrap();
     let mut options = MergeOptions::new(Method::Uniform, weights);
-    (options.layout, options.threads) = (layout, threads);
+    (options.layout, options.workers.threads) = (layout, threads);
     options
 }
 
@@ -195,14 +195,22 @@ fn check_proof(soup: &Path, ingredients: &[PathBuf]) {
     let certificate = Certificate::of(&open(soup)).unwrap();
     let interrupted = AtomicBool::new(false);
     let watch = observer(&interrupted);
-    let found = self_check(open(soup), &certificate, 2, watch).unwrap();
+    let found = self_check(open(soup), &certificate, &2.into(), watch).unwrap();
     assert!(
         found.differences.is_empty(),
         "{soup:?} {:?}",
         found.differences
     );
     let checkpoints = ingredients.iter().map(|path| open(path)).collect();
-    let found = recompute(&open(soup), &certificate, checkpoints, None, 2, watch).unwrap();
+    let found = recompute(
+        &open(soup),
+        &certificate,
+        checkpoints,
+        None,
+        &2.into(),
+        watch,
+    )
+    .unwrap();
     assert!(found.is_empty(), "{soup:?} {found:?}");
 }
 

@@ -70,7 +70,7 @@ fn soup(
         write(path, tensors);
     }
     let mut options = MergeOptions::new(Method::Uniform, Weights::uniform(n)?);
-    options.threads = threads;
+    options.workers.threads = threads;
     options.allow_non_finite = true;
     let open = |path: &PathBuf| Checkpoint::open(path, &OpenOptions::default()).unwrap();
     let ingredients = Ingredients::join(

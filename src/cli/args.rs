@@ -10,6 +10,8 @@ pub(crate) mod cycle;
 #[cfg(feature = "train")]
 #[path = "args/data.rs"]
 pub(crate) mod data;
+#[path = "args/device.rs"]
+pub(crate) mod device;
 #[cfg(feature = "train")]
 #[path = "args/eval.rs"]
 pub(crate) mod eval;
@@ -93,10 +95,11 @@ JSON output:
     distances         null, or norms, pairs (first, second, l2, angle_degrees,
                       unrelated_share), to_barycentre
     needs_recalibration, sidecars, dropped_metadata
+    devices           names of the GPUs that combined; empty for the processor
     warnings          sentences
   With --plan, plan: ingredients, output, coefficients, bytes_to_read,
-  bytes_to_write, n_files, n_threads, peak_memory_bytes, estimated_secs, tensors,
-  n_evaluations. Of a greedy soup, coefficients is null, bytes are those of a choice
+  bytes_to_write, n_files, n_threads, devices, peak_memory_bytes, estimated_secs,
+  tensors, n_evaluations. Of a greedy soup, coefficients is null, bytes are those of a choice
   that keeps every ingredient, the most that there can be, and the time of evaluations
   is not in estimated_secs.
   A run that fails prints error: kind, message, causes, exit, next. exit is the exit
@@ -325,6 +328,9 @@ pub(crate) struct MergeArguments {
     pub(crate) plan: bool,
 
     #[command(flatten)]
+    pub(crate) device: device::DeviceArguments,
+
+    #[command(flatten)]
     pub(crate) reading: ReadingArguments,
 
     #[command(flatten)]
@@ -351,6 +357,9 @@ pub(crate) struct CheckArguments {
 
     #[command(flatten)]
     pub(crate) mask: MaskArguments,
+
+    #[command(flatten)]
+    pub(crate) device: device::DeviceArguments,
 
     #[command(flatten)]
     pub(crate) reading: ReadingArguments,
@@ -400,6 +409,9 @@ pub(crate) struct VerifyArguments {
     /// The mask file that the merge was given
     #[arg(long, value_name = "FILE", requires = "ingredients", value_hint = ValueHint::FilePath)]
     pub(crate) mask: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) device: device::DeviceArguments,
 
     #[command(flatten)]
     pub(crate) reading: ReadingArguments,

@@ -16,6 +16,7 @@ use sms_merge::merge::scan;
 use crate::cli::SCHEMA;
 use crate::cli::args::CheckArguments;
 use crate::cli::args::OnMaskMismatch;
+use crate::cli::device::workers;
 use crate::cli::exit::Exit;
 use crate::cli::ingredients::choose;
 use crate::cli::ingredients::expand;
@@ -25,7 +26,6 @@ use crate::cli::inputs::join;
 use crate::cli::inputs::notes;
 use crate::cli::inputs::rules;
 use crate::cli::inputs::select;
-use crate::cli::inputs::threads;
 use crate::cli::masks;
 use crate::cli::masks::MaskObject;
 use crate::cli::masks::MismatchObject;
@@ -61,7 +61,12 @@ pub(crate) fn run(arguments: &CheckArguments, interrupted: &AtomicBool) -> anyho
     let uniform = Weights::uniform(paths.len()).map_err(MergeError::Weights)?;
     let mut options = MergeOptions::new(Method::Uniform, uniform);
     options.rules = rules(&arguments.mask, OnMaskMismatch::Error)?;
-    options.threads = threads(&arguments.reading);
+    options.workers = workers(
+        &arguments.device,
+        &arguments.reading,
+        &arguments.report,
+        None,
+    )?;
     options.distances = false;
     select(&arguments.selection, &mut options)?;
     let ingredients = join(

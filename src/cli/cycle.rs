@@ -26,7 +26,8 @@ use sms_merge::cycle::run::Setting;
 use sms_merge::cycle::scene::Scene;
 use sms_merge::cycle::store::RunDirectory;
 use sms_merge::merge::default_threads;
-use sms_merge::train::device::DeviceKind;
+use sms_merge::tensor::DeviceKind;
+use sms_merge::train::device::check_built;
 
 use crate::cli::args::cycle::CycleArguments;
 use crate::cli::args::cycle::CycleCommand;
@@ -63,7 +64,7 @@ pub(crate) fn run(arguments: &CycleArguments, interrupted: &AtomicBool) -> anyho
         plan::show(arguments, &recipe, &scene, &plan, slots)?;
         return Ok(Exit::Done);
     }
-    recipe.device.check_built()?;
+    check_built(recipe.device)?;
     let run = RunDirectory::create(&arguments.run_dir)?;
     let lock = run.lock(&holder())?;
     run.write_top("recipe.toml", recipe.to_text().as_bytes())?;

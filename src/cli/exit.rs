@@ -20,6 +20,7 @@ use sms_merge::export::onnx::OnnxError;
 use sms_merge::export::template::TemplateError;
 use sms_merge::format::replace::Failure;
 use sms_merge::graph::models::ModelError;
+use sms_merge::kernel::cuda::DeviceError;
 use sms_merge::merge::CertificateError;
 use sms_merge::merge::MergeError;
 use sms_merge::prune::PruneError;
@@ -271,6 +272,7 @@ fn of_merge(error: &MergeError) -> Exit {
         | MergeError::Weights(_)
         | MergeError::OutputDtype { .. }
         | MergeError::Model { .. }
+        | MergeError::Device(DeviceError::Limit { .. })
         | MergeError::UnusedPattern { .. } => Exit::Usage,
         MergeError::Ingredients(error) => of_ingredients(error),
         MergeError::NotAMask { .. }

@@ -91,7 +91,7 @@ pub(crate) fn run(arguments: &InspectArguments, interrupted: &AtomicBool) -> any
     let uniform = Weights::uniform(1).map_err(MergeError::Weights)?;
     let mut options = MergeOptions::new(Method::Uniform, uniform);
     options.rules = rules(&arguments.mask, OnMaskMismatch::Error)?;
-    options.threads = threads(&arguments.reading);
+    options.workers.threads = threads(&arguments.reading);
     options.distances = false;
     let ingredients = join(
         std::slice::from_ref(&arguments.checkpoint),

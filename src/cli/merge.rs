@@ -1,5 +1,6 @@
 //! `sms-merge merge`: arguments walk in, a soup is written, a summary walks out.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -27,6 +28,7 @@ use crate::cli::args::Measure;
 use crate::cli::args::MergeArguments;
 use crate::cli::args::MethodChoice;
 use crate::cli::args::OnIntegerMismatch;
+use crate::cli::device::workers;
 use crate::cli::exit::Exit;
 use crate::cli::exit::UsageError;
 use crate::cli::greedy;
@@ -39,7 +41,6 @@ use crate::cli::inputs::layout;
 use crate::cli::inputs::notes;
 use crate::cli::inputs::rules;
 use crate::cli::inputs::select;
-use crate::cli::inputs::threads;
 use crate::cli::outputs;
 use crate::cli::plan;
 use crate::cli::progress::Progress;
@@ -224,7 +225,13 @@ fn options(arguments: &MergeArguments, n_ingredients: usize) -> anyhow::Result<M
         Measure::On => true,
         Measure::Off => false,
     };
-    options.threads = threads(&arguments.reading);
+    let measured = options.distances.then(|| NonZeroUsize::new(n_ingredients));
+    options.workers = workers(
+        &arguments.device,
+        &arguments.reading,
+        &arguments.report,
+        measured.flatten(),
+    )?;
     Ok(options)
 }
 

@@ -153,7 +153,7 @@ fn retained(
     let uniform = Weights::uniform(1).map_err(MergeError::Weights)?;
     let mut options = MergeOptions::new(Method::Uniform, uniform);
     options.rules = rules(&arguments.mask, OnMaskMismatch::Error)?;
-    options.threads = threads(&arguments.reading);
+    options.workers.threads = threads(&arguments.reading);
     options.distances = false;
     let ingredients = join(
         &[path.to_owned()],

@@ -11,6 +11,7 @@ use sms_merge::tensor::Printable;
 
 use crate::cli::SCHEMA;
 use crate::cli::args::MergeArguments;
+use crate::cli::device::device_names;
 use crate::cli::greedy;
 use crate::cli::size::human_bytes;
 use crate::cli::text;
@@ -41,6 +42,7 @@ struct Plan {
     bytes_to_write: u64,
     n_files: usize,
     n_threads: usize,
+    devices: Vec<String>,
     peak_memory_bytes: u64,
     estimated_secs: f64,
     tensors: Vec<PlannedObject>,
@@ -125,6 +127,7 @@ pub(crate) fn show(
         bytes_to_write: write,
         n_files: plan.layouts.len(),
         n_threads: plan.threads,
+        devices: device_names(&options.workers),
         peak_memory_bytes: plan.peak_memory,
         estimated_secs: seconds,
         tensors: tensors.collect(),
@@ -197,6 +200,14 @@ impl Plan {
                     plural(self.n_files as u64, "file")
                 ),
             ),
+            ("device", {
+                let devices = self.devices.join(", ");
+                if devices.is_empty() {
+                    "cpu".to_owned()
+                } else {
+                    devices
+                }
+            }),
             (
                 "memory",
                 format!(

@@ -19,6 +19,7 @@ use sms_merge::tensor::Printable;
 
 use crate::cli::SCHEMA;
 use crate::cli::args::ReportArguments;
+use crate::cli::device::device_names;
 use crate::cli::greedy;
 use crate::cli::masks::MaskObject;
 use crate::cli::masks::TotalObject;
@@ -66,6 +67,7 @@ struct SummaryObject<'a> {
     distances: Option<&'a Distances>,
     needs_recalibration: bool,
     sidecars: &'a [String],
+    devices: Vec<String>,
     dropped_metadata: &'a [String],
     warnings: Vec<String>,
 }
@@ -155,6 +157,7 @@ impl Summary<'_> {
             distances: merged.distances.as_ref(),
             needs_recalibration: merged.needs_recalibration,
             sidecars: &merged.sidecars.copied,
+            devices: device_names(&self.options.workers),
             dropped_metadata: &merged.dropped_metadata,
             warnings: self.warnings(),
         }
@@ -163,11 +166,15 @@ impl Summary<'_> {
     fn lines(&self, report: &ReportArguments) -> Vec<String> {
         let merged = self.merged;
         let mut lines = vec![format!(
-            "merged {} into `{}`: {} in {:.2} s",
+            "merged {} into `{}`: {} in {:.2} s{}",
             plural(self.ingredients.count() as u64, "ingredient"),
             shown(self.output),
             human_bytes(merged.bytes_written),
-            self.elapsed.as_secs_f64()
+            self.elapsed.as_secs_f64(),
+            match device_names(&self.options.workers).join(", ") {
+                devices if devices.is_empty() => devices,
+                devices => format!(" on {devices}"),
+            }
         )];
         if self.options.method == Method::Weighted {
             lines.push(self.coefficients());

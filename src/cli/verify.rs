@@ -14,6 +14,7 @@ use sms_merge::tensor::Printable;
 
 use crate::cli::SCHEMA;
 use crate::cli::args::VerifyArguments;
+use crate::cli::device::workers;
 use crate::cli::exit::Exit;
 use crate::cli::ingredients::expand;
 use crate::cli::inputs::open_all;
@@ -71,16 +72,21 @@ pub(crate) fn run(arguments: &VerifyArguments, interrupted: &AtomicBool) -> anyh
         advance: &|bytes| progress.advance(bytes),
         interrupted,
     };
-    let n_threads = threads(&arguments.reading);
+    let workers = workers(
+        &arguments.device,
+        &arguments.reading,
+        &arguments.report,
+        None,
+    )?;
     let n_ingredients = checkpoints.len();
     let mut retained_zeros = 0;
     let differences = if checkpoints.is_empty() {
-        self_check(soup, &certificate, n_threads, observer).map(|found| {
+        self_check(soup, &certificate, &workers, observer).map(|found| {
             retained_zeros = found.retained_zeros;
             found.differences
         })
     } else {
-        recompute(&soup, &certificate, checkpoints, mask, n_threads, observer)
+        recompute(&soup, &certificate, checkpoints, mask, &workers, observer)
     };
     progress.clear();
     let differences = differences?;

@@ -16,11 +16,11 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::tensor::DeviceKind;
 use crate::train::choices::Augment;
 use crate::train::choices::Choices;
 use crate::train::data::VALIDATION_FRACTION;
 use crate::train::data::VALIDATION_SEED;
-use crate::train::device::DeviceKind;
 
 pub use check::PatternKind;
 pub use error::RecipeError;

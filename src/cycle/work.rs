@@ -10,9 +10,9 @@ use crate::cycle::recipe::Distribution;
 use crate::cycle::recipe::Merge;
 use crate::cycle::recipe::OnUnmasked;
 use crate::cycle::recipe::Recalibration;
+use crate::tensor::DeviceKind;
 use crate::tensor::Digest;
 use crate::train::choices::Choices;
-use crate::train::device::DeviceKind;
 use crate::train::recipe::Recipe as TrainingRecipe;
 use crate::train::record::ModelRecord;
 

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
 use crate::checkpoint::Observer;
+use crate::kernel::cuda::Lane;
 use crate::merge::MergeError;
 use crate::merge::job::Job;
 use crate::merge::ledger::Ledger;
@@ -19,9 +20,9 @@ use crate::tensor::tile_elements;
 
 /// Stored elements after which a worker looks for its next run of tiles: 1 MiB of F32,
 /// so that the threads seldom meet at the output file's lock.
-const UNIT_ELEMENTS: u64 = 1 << 18;
+pub(super) const UNIT_ELEMENTS: u64 = 1 << 18;
 /// Most tiles in a run: bounds what a worker holds of many small tensors.
-const UNIT_TILES: usize = 1024;
+pub(super) const UNIT_TILES: usize = 1024;
 
 /// The next tile that no worker has taken.
 #[derive(Default)]
@@ -38,6 +39,10 @@ impl Job<'_> {
     /// The first error in the order of the output, whichever thread met it. A
     /// mismatch of masks that is certain before that comes first.
     pub(super) fn run(&self, observer: Observer<'_>) -> Result<Outcome, MergeError> {
+        let lanes = self.lanes()?;
+        // While a device has the tiles of one worker, another makes use of the core.
+        let n_workers = lanes.as_ref().map_or(self.plan.threads, Vec::len);
+        let lanes = Mutex::new(lanes.unwrap_or_default());
         let was_doomed = self.is_doomed.load(Ordering::Relaxed);
         let cursor = Mutex::new(Cursor::default());
         let ledger = Mutex::new(Ledger::new(
@@ -49,7 +54,7 @@ impl Job<'_> {
         let stop = AtomicBool::new(false);
         let n_finished = AtomicUsize::new(0);
         let work = || {
-            let mut worker = Worker::new(self);
+            let mut worker = Worker::new(self, lock(&lanes).pop());
             while !stop.load(Ordering::Relaxed) {
                 let Some((unit, tiles)) = self.take(&mut lock(&cursor)) else {
                     break;
@@ -77,7 +82,7 @@ impl Job<'_> {
             worker.finish(n_finished.fetch_add(1, Ordering::Relaxed));
         };
         std::thread::scope(|scope| {
-            for _ in 1..self.plan.threads {
+            for _ in 1..n_workers {
                 // Where the system permits no more threads, those there are do it all.
                 if std::thread::Builder::new()
                     .spawn_scoped(scope, work)
@@ -93,7 +98,10 @@ impl Job<'_> {
             // A later unit was computed before the mismatch was known: with fewer
             // threads it would not have been. All masks are read again for the report.
             Some((unit, error)) if ledger.is_doomed_before(unit) && !was_doomed => {
-                if matches!(error, MergeError::Source(_) | MergeError::Interrupted) {
+                if matches!(
+                    error,
+                    MergeError::Source(_) | MergeError::Device(_) | MergeError::Interrupted
+                ) {
                     return Err(error);
                 }
                 self.is_doomed.store(true, Ordering::Relaxed);
@@ -102,6 +110,14 @@ impl Job<'_> {
             Some((_, error)) => Err(error),
             None => Ok(ledger.finish()),
         }
+    }
+
+    /// A lane for each worker, if devices combine.
+    fn lanes(&self) -> Result<Option<Vec<Lane>>, MergeError> {
+        let Some(accelerator) = &self.options.workers.accelerator else {
+            return Ok(None);
+        };
+        Ok(Some(accelerator.lanes(self, 2 * self.plan.threads)?))
     }
 
     /// Elements that the first ingredient stores of a tile of so many, about: of a

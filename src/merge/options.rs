@@ -9,6 +9,7 @@ use crate::connectivity::NamePatterns;
 use crate::connectivity::Rules;
 use crate::kernel::WeightError;
 use crate::kernel::Weights;
+use crate::merge::accelerator::Accelerator;
 use crate::merge::selection::Selection;
 use crate::tensor::Dtype;
 
@@ -64,8 +65,33 @@ pub struct MergeOptions {
     pub shard_bytes: Option<u64>,
     /// Whether distances between ingredients are measured.
     pub distances: bool,
-    /// Worker threads; none changes a bit of the result.
+    /// What computes.
+    pub workers: Workers,
+}
+
+/// What computes; none of it changes a bit of the result.
+#[derive(Clone, Debug)]
+pub struct Workers {
+    /// Worker threads.
     pub threads: usize,
+    /// Devices that combine in place of the processor.
+    pub accelerator: Option<Accelerator>,
+}
+
+impl Default for Workers {
+    /// As many threads as the machine has for this process, and no device.
+    fn default() -> Self {
+        default_threads().into()
+    }
+}
+
+impl From<usize> for Workers {
+    fn from(threads: usize) -> Self {
+        Self {
+            threads,
+            accelerator: None,
+        }
+    }
 }
 
 impl MergeOptions {
@@ -84,7 +110,7 @@ impl MergeOptions {
             allow_non_finite: false,
             layout: MaskLayout::default(),
             shard_bytes: None,
-            threads: default_threads(),
+            workers: Workers::default(),
         }
     }
 

@@ -140,12 +140,20 @@ impl MergePlan {
             per_thread += 8 * TILE_ELEMENTS;
         }
         let threads = options
+            .workers
             .threads
             .min((WORKER_MEMORY / per_thread) as usize)
             .max(1);
         let per_tensor = TENSOR_MEMORY + STORED_MEMORY * ingredients.count() as u64;
-        let peak_memory =
-            per_thread * threads as u64 + per_tensor * tensors.len() as u64 + (8 << 20);
+        // With devices there are two workers to a thread, and every byte that a device
+        // takes is also one of the processor's.
+        let (n_workers, devices) = match &options.workers.accelerator {
+            None => (threads, 0),
+            Some(accelerator) => (2 * threads, accelerator.memory()),
+        };
+        let peak_memory = per_thread * n_workers as u64
+            + per_tensor * tensors.len() as u64
+            + devices.saturating_add(8 << 20);
         Ok(Self {
             tensors,
             layouts,

@@ -1,6 +1,7 @@
 //! One tile of one tensor: read, compared, combined and digested while it is in cache.
 
 mod combine;
+mod device;
 mod masks;
 mod retained;
 
@@ -15,6 +16,7 @@ use crate::kernel::Counts;
 use crate::kernel::Gram;
 use crate::kernel::cpu::Cpu;
 use crate::kernel::cpu::Workspace;
+use crate::kernel::cuda::Answer;
 use crate::kernel::maximum;
 use crate::kernel::write_flags;
 use crate::merge::MergeError;
@@ -26,6 +28,8 @@ use crate::merge::tile::retained::Room;
 use crate::tensor::Digest;
 use crate::tensor::TILE_ELEMENTS;
 use crate::tensor::bits::count_ones;
+
+pub(super) use device::Staged;
 
 /// What was found in a tile.
 #[derive(Debug)]
@@ -181,12 +185,13 @@ impl Job<'_> {
 
     /// Works through one tile. `out` and `mask_out` take the tile of the soup, or what is
     /// retained of it, and that of its stored mask; both are left alone where nothing is
-    /// to be written.
+    /// to be written. What a device found for it is taken, if it found all.
     pub(super) fn process_tile(
         &self,
         planned: &PlannedTensor,
         range: TileRange,
         scratch: &mut Scratch,
+        answer: Option<Answer<'_>>,
         out: &mut [u8],
         mask_out: &mut [u8],
     ) -> Result<TileOutcome, MergeError> {
@@ -223,12 +228,17 @@ impl Job<'_> {
             bytes: &bytes,
         };
         let n_words = range.count.div_ceil(64) as usize;
+        let answer = answer.filter(|answer| self.takes(answer));
         let is_masked = planned.expectation != Expectation::Dense;
         if is_masked {
             let resolved = &mut resolved[..n_words];
             let shared = bytes.shared_words();
+            let found = answer.as_ref();
             outcome.tally = Some(match shared {
                 Some(shared) => tile.agreement(shared, resolved),
+                None if found.is_some_and(|found| tile.found_words(found, words)) => {
+                    tile.agreement(words, resolved)
+                }
                 None => tile.compare_masks(words, piece_words, resolved)?,
             });
             outcome.mask = match shared {
@@ -246,8 +256,12 @@ impl Job<'_> {
             // place for this tile, and no content in the end.
             return Ok(outcome);
         }
-        match planned.action {
-            Action::Average | Action::First if is_masked => {
+        let mask = is_masked.then_some(resolved);
+        match (planned.action, answer) {
+            (Action::Average, Some(answer)) if tile.take(&answer, out, mask) => {
+                (outcome.counts, outcome.gram) = (answer.counts, answer.gram);
+            }
+            (Action::Average | Action::First, _) if is_masked => {
                 let room = Room {
                     workspace,
                     words,
@@ -258,13 +272,13 @@ impl Job<'_> {
                 let is_peace = outcome.tally.as_ref().is_some_and(|t| t.disagreements == 0);
                 (outcome.counts, outcome.gram) = tile.retained(room, resolved, is_peace)?;
             }
-            Action::Average => {
+            (Action::Average, _) => {
                 (outcome.counts, outcome.gram) = tile.average(workspace, out, None)?;
             }
-            Action::PooledVariance { mean } => tile.pool_variances(mean, out)?,
-            Action::Maximum => maximum(out, planned.slot.dtype, &bytes.values)?,
-            Action::First => out.copy_from_slice(bytes.values[0]),
-            Action::Identical => {
+            (Action::PooledVariance { mean }, _) => tile.pool_variances(mean, out)?,
+            (Action::Maximum, _) => maximum(out, planned.slot.dtype, &bytes.values)?,
+            (Action::First, _) => out.copy_from_slice(bytes.values[0]),
+            (Action::Identical, _) => {
                 tile.refuse_differences()?;
                 out.copy_from_slice(bytes.values[0]);
             }

@@ -16,6 +16,7 @@ use crate::merge::certificate::Certificate;
 use crate::merge::difference::Difference;
 use crate::merge::job::Job;
 use crate::merge::options::MergeOptions;
+use crate::merge::options::Workers;
 use crate::merge::plan::MergePlan;
 use crate::merge::recalibrated::content_digest;
 use crate::merge::recalibrated::is_statistic;
@@ -46,7 +47,7 @@ pub fn recompute(
     certificate: &Certificate,
     checkpoints: Vec<Checkpoint>,
     mask_file: Option<Checkpoint>,
-    threads: usize,
+    workers: &Workers,
     observer: Observer<'_>,
 ) -> Result<Vec<Difference>, MergeError> {
     let record = &certificate.soup;
@@ -73,7 +74,7 @@ pub fn recompute(
     };
     let mut options = MergeOptions::new(record.method, weights);
     certificate.options.restore(&mut options);
-    options.threads = threads;
+    options.workers = workers.clone();
     options.distances = false;
     let (checkpoints, mask_file) = match all {
         Some(all) => {
@@ -299,11 +300,11 @@ pub struct SelfCheck {
 pub fn self_check(
     soup: Checkpoint,
     certificate: &Certificate,
-    threads: usize,
+    workers: &Workers,
     observer: Observer<'_>,
 ) -> Result<SelfCheck, MergeError> {
     let mut options = MergeOptions::new(certificate.soup.method, Weights::uniform(1)?);
-    options.threads = threads;
+    options.workers = workers.clone();
     let ingredients = Ingredients::join(vec![soup], None, DtypeRule::Same, |_| true)?;
     let mut plan = MergePlan::new(&ingredients, &options)?;
     // A mask may have come from `--prunable` or `--mask`, which zeros do not tell.

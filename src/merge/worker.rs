@@ -5,6 +5,7 @@ use crate::checkpoint::Extent;
 use crate::checkpoint::Observer;
 use crate::checkpoint::StoredTensor;
 use crate::checkpoint::map::SourceError;
+use crate::kernel::cuda::Lane;
 use crate::merge::MergeError;
 use crate::merge::job::Job;
 use crate::merge::ledger::Unit;
@@ -14,6 +15,7 @@ use crate::merge::plan::TileRange;
 use crate::merge::sink::Run;
 use crate::merge::sink::Sink;
 use crate::merge::tile::Scratch;
+use crate::merge::tile::Staged;
 use crate::merge::tile::TileOutcome;
 
 /// Resident bytes of mapped inputs, all workers together, after which pages that
@@ -31,6 +33,8 @@ struct Used<'a> {
 pub(super) struct Worker<'a> {
     job: &'a Job<'a>,
     scratch: Scratch,
+    /// A device's, if one combines.
+    lane: Option<Lane>,
     values: Run,
     masks: Run,
     /// What the current unit has read.
@@ -44,9 +48,10 @@ pub(super) struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    pub(super) fn new(job: &'a Job<'a>) -> Self {
+    pub(super) fn new(job: &'a Job<'a>, lane: Option<Lane>) -> Self {
         Self {
             scratch: Scratch::new(&job.backend, job.ingredients.count()),
+            lane,
             values: Run::default(),
             masks: Run::default(),
             used: Vec::new(),
@@ -64,12 +69,7 @@ impl<'a> Worker<'a> {
         observer: Observer<'_>,
     ) -> Result<Unit, MergeError> {
         let mut found = Unit::with_capacity(tiles.len());
-        let done: Result<(), MergeError> =
-            tiles.iter().try_for_each(|&(tensor, range, is_last)| {
-                let outcome = self.tile(&self.job.plan.tensors[tensor], range)?;
-                found.push((tensor, is_last, outcome));
-                Ok(())
-            });
+        let done = self.tiles(tiles, &mut found);
         // What was computed from a file that has become shorter is an accident:
         // the fault comes before any error that it may have caused.
         self.check_used()?;
@@ -80,13 +80,61 @@ impl<'a> Worker<'a> {
         Ok(found)
     }
 
+    fn tiles(
+        &mut self,
+        tiles: &[(usize, TileRange, bool)],
+        found: &mut Unit,
+    ) -> Result<(), MergeError> {
+        while found.len() < tiles.len() {
+            let begin = found.len();
+            let answers = self.compute(&tiles[begin..])?;
+            for (&(tensor, range, is_last), answer) in tiles[begin..].iter().zip(answers) {
+                let outcome = self.tile(&self.job.plan.tensors[tensor], range, answer)?;
+                found.push((tensor, is_last, outcome));
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the device compute the first of these tiles, as many as it has room for, and
+    /// returns the index of each one's answer. What has none is for the processor.
+    fn compute(
+        &mut self,
+        tiles: &[(usize, TileRange, bool)],
+    ) -> Result<Vec<Option<usize>>, MergeError> {
+        let Some(lane) = &mut self.lane else {
+            return Ok(vec![None; tiles.len()]);
+        };
+        lane.clear();
+        let mut answers = Vec::with_capacity(tiles.len());
+        for &(tensor, range, _) in tiles {
+            let planned = &self.job.plan.tensors[tensor];
+            let index = lane.len();
+            answers.push(
+                match self.job.stage(planned, range, &mut self.scratch, lane) {
+                    Staged::Taken => Some(index),
+                    Staged::Refused => None,
+                    Staged::Full => break,
+                },
+            );
+        }
+        if !lane.is_empty() {
+            lane.run()?;
+        }
+        Ok(answers)
+    }
+
+    /// Works through one tile, with the device's answer of this index, if it has one.
     fn tile(
         &mut self,
         planned: &'a PlannedTensor,
         range: TileRange,
+        answer: Option<usize>,
     ) -> Result<TileOutcome, MergeError> {
         let job = self.job;
         self.note_used(planned, range);
+        let answer = self.lane.as_ref().zip(answer);
+        let answer = answer.map(|(lane, index)| lane.answer(index));
         let place = |slot: &Slot| {
             let bits = slot.dtype.bits();
             (
@@ -114,7 +162,7 @@ impl<'a> Worker<'a> {
             }
             _ => &mut [],
         };
-        let outcome = job.process_tile(planned, range, &mut self.scratch, out, mask_out)?;
+        let outcome = job.process_tile(planned, range, &mut self.scratch, answer, out, mask_out)?;
         match (&job.sink, compact) {
             (Sink::Compare(comparison), Some(compact)) => {
                 let resolved = &self.scratch.resolved[..range.count.div_ceil(64) as usize];
@@ -240,7 +288,8 @@ impl<'a> Worker<'a> {
                 None => spans.push(used),
             }
         }
-        let first = index * spans.len() / self.job.plan.threads;
+        let threads = self.job.plan.threads;
+        let first = index % threads * spans.len() / threads;
         spans.rotate_left(first);
         for span in spans {
             span.checkpoint.shards()[span.shard]

@@ -1,13 +1,13 @@
 //! What builds engines: a device and a number of threads walk in, engines walk out.
 
 use crate::graph::Graph;
+use crate::tensor::DeviceKind;
+use crate::tensor::DeviceName;
 use crate::train::Weights;
 use crate::train::candle::CandleEngine;
 use crate::train::candle::Device;
 use crate::train::candle::open_cuda;
 use crate::train::device::DeviceError;
-use crate::train::device::DeviceKind;
-use crate::train::device::DeviceName;
 use crate::train::engine::Engine;
 use crate::train::engine::EngineError;
 use crate::train::engine::Masks;

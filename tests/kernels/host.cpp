@@ -17,8 +17,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <csetjmp>
+#include <functional>
 #include <sys/mman.h>
-#include <thread>
+#include <ucontext.h>
 #include <vector>
 
 static void fail(const char *what) {
@@ -43,32 +45,103 @@ static void *map(u64 address, u64 bytes) {
     return at;
 }
 
-// Calls `kernel` for every thread of a grid. Blocks of one thread do without a barrier.
-template <class Call> static void run(Dim grid, unsigned n_threads, Call kernel) {
-    std::barrier<> barrier(n_threads);
-    block_barrier = &barrier;
-    auto thread = [&](unsigned index) {
-        gridDim = grid;
-        blockDim = {n_threads, 1};
-        threadIdx = {index, 0};
-        for (unsigned y = 0; y < grid.y; y++) {
-            for (unsigned x = 0; x < grid.x; x++) {
-                blockIdx = {x, y};
-                kernel();
-                if (n_threads > 1) {
-                    // Blocks share what is `__shared__`.
-                    __syncthreads();
-                }
+// The threads of a block: each has a stack, and hands over at barriers. Which comes first
+// changes from barrier to barrier, so that a barrier that is missing shows.
+class Block {
+  public:
+    explicit Block(unsigned n_threads) : threads(n_threads) {
+        for (Thread &thread : threads) {
+            thread.stack.resize(STACK_BYTES);
+        }
+    }
+
+    void run(const std::function<void()> &call) {
+        kernel = &call;
+        n_left = threads.size();
+        for (Thread &thread : threads) {
+            thread.has_begun = thread.has_ended = false;
+        }
+        for (unsigned round = 0; n_left > 0; round++) {
+            for (unsigned k = 0; k < threads.size(); k++) {
+                resume(round % 2 == 0 ? k : threads.size() - 1 - k);
             }
         }
-    };
-    std::vector<std::thread> threads;
-    for (unsigned index = 1; index < n_threads; index++) {
-        threads.emplace_back(thread, index);
     }
-    thread(0);
-    for (std::thread &other : threads) {
-        other.join();
+
+    void wait() {
+        if (!_setjmp(threads[current].place)) {
+            _longjmp(home, 1);
+        }
+    }
+
+    static Block *running;
+
+  private:
+    static constexpr size_t STACK_BYTES = 64 << 10;
+    struct Thread {
+        std::vector<u8> stack;
+        ucontext_t context;
+        jmp_buf place;
+        bool has_begun, has_ended;
+    };
+
+    void resume(unsigned index) {
+        Thread &thread = threads[index];
+        if (thread.has_ended) {
+            return;
+        }
+        current = index;
+        threadIdx = {index, 0};
+        if (_setjmp(home)) {
+            return;
+        }
+        if (thread.has_begun) {
+            _longjmp(thread.place, 1);
+        }
+        thread.has_begun = true;
+        getcontext(&thread.context);
+        thread.context.uc_stack.ss_sp = thread.stack.data();
+        thread.context.uc_stack.ss_size = thread.stack.size();
+        thread.context.uc_link = nullptr;
+        makecontext(&thread.context, enter, 0);
+        setcontext(&thread.context);
+    }
+
+    static void enter() {
+        Block &block = *running;
+        (*block.kernel)();
+        block.threads[block.current].has_ended = true;
+        block.n_left--;
+        _longjmp(block.home, 1);
+    }
+
+    std::vector<Thread> threads;
+    const std::function<void()> *kernel = nullptr;
+    jmp_buf home;
+    unsigned current = 0;
+    size_t n_left = 0;
+};
+
+Block *Block::running = nullptr;
+
+void __syncthreads() { Block::running->wait(); }
+
+// Calls `kernel` for every thread of a grid.
+static void run(Dim grid, unsigned n_threads, const std::function<void()> &kernel) {
+    static Block block(THREADS);
+    gridDim = grid;
+    blockDim = {n_threads, 1};
+    for (unsigned y = 0; y < grid.y; y++) {
+        for (unsigned x = 0; x < grid.x; x++) {
+            blockIdx = {x, y};
+            threadIdx = {0, 0};
+            if (n_threads == 1) {
+                kernel();
+            } else {
+                Block::running = &block;
+                block.run(kernel);
+            }
+        }
     }
 }
 

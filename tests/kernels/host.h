@@ -1,9 +1,9 @@
-// What the kernels take from CUDA, for the processor: a block is a number of threads with
-// a barrier, blocks run one after the other. Compile with -ffp-contract=off.
+// What the kernels take from CUDA, for the processor. Blocks run one after the other, and
+// so do the threads of a block, each up to the next barrier. Compile with
+// -ffp-contract=off.
 
 #pragma once
 
-#include <barrier>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -18,10 +18,10 @@ struct Dim {
     unsigned x, y;
 };
 
-inline thread_local Dim threadIdx, blockIdx, blockDim, gridDim;
-inline std::barrier<> *block_barrier = nullptr;
+inline Dim threadIdx, blockIdx, blockDim, gridDim;
 
-inline void __syncthreads() { block_barrier->arrive_and_wait(); }
+// Goes on with another thread until all of the block are here.
+void __syncthreads();
 
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
@@ -44,7 +44,9 @@ inline long long __double_as_longlong(double value) { return std::bit_cast<long 
 inline int __popc(unsigned bits) { return std::popcount(bits); }
 inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
 inline unsigned long long atomicAdd(unsigned long long *to, unsigned long long value) {
-    return __atomic_fetch_add(to, value, __ATOMIC_RELAXED);
+    unsigned long long before = *to;
+    *to += value;
+    return before;
 }
 
 using std::fabs;

@@ -22,11 +22,16 @@ const FROM: Buffer = Buffer {
 };
 
 /// Compiles the kernels and their shim into `directory`; `None` where there is no g++.
-pub fn compile(directory: &Path) -> Option<std::path::PathBuf> {
+pub(crate) fn compile(directory: &Path) -> Option<std::path::PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let program = directory.join("kernels");
     let done = Command::new("g++")
-        .args(["-std=c++20", "-O2", "-ffp-contract=off", "-pthread"])
+        .args([
+            "-std=c++20",
+            "-O2",
+            "-ffp-contract=off",
+            "-U_FORTIFY_SOURCE",
+        ])
         .args(["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"])
         .arg("-I")
         .arg(root.join("tests/kernels"))
@@ -54,7 +59,7 @@ pub fn compile(directory: &Path) -> Option<std::path::PathBuf> {
 }
 
 /// A running process that takes batches.
-pub struct Host {
+pub(crate) struct Host {
     child: Child,
     batch: Batch,
     sent: Vec<u8>,
@@ -64,7 +69,7 @@ pub struct Host {
 
 impl Host {
     /// Starts `program`. If `is_odd`, inputs and outputs lie at odd addresses.
-    pub fn new(program: &Path, weights: &Weights, is_odd: bool) -> Self {
+    pub(crate) fn new(program: &Path, weights: &Weights, is_odd: bool) -> Self {
         let child = Command::new(program)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

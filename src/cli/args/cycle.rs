@@ -7,7 +7,7 @@ use clap::Args;
 use clap::Subcommand;
 use clap::ValueHint;
 use sms_merge::cycle::recipe::Override;
-use sms_merge::train::device::DeviceName;
+use sms_merge::tensor::DeviceName;
 
 use super::EXIT_STATUS;
 use super::ReportArguments;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::ValueEnum;
 use clap::ValueHint;
-use sms_merge::train::device::DeviceName;
+use sms_merge::tensor::DeviceName;
 
 use super::thread_count;
 

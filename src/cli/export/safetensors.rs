@@ -84,7 +84,7 @@ pub(super) fn run(arguments: &ExportArguments, interrupted: &AtomicBool) -> anyh
     options.rules = rules(&arguments.mask, OnMaskMismatch::Error)?;
     options.layout = layout(arguments.layout.layout);
     options.shard_bytes = arguments.layout.shard_size;
-    options.threads = threads(&arguments.reading);
+    options.workers.threads = threads(&arguments.reading);
     let source = join(
         std::slice::from_ref(&arguments.checkpoint),
         arguments.mask.mask.as_deref(),

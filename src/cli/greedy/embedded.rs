@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use sms_merge::merge::Evaluate;
+use sms_merge::tensor::DeviceName;
 use sms_merge::train::Weights;
 use sms_merge::train::card::Card;
 use sms_merge::train::compute::Compute;
 use sms_merge::train::data::Assembler;
 use sms_merge::train::data::Dataset;
 use sms_merge::train::data::epoch_order;
-use sms_merge::train::device::DeviceName;
 use sms_merge::train::evaluate::check_fit;
 use sms_merge::train::evaluate::predict;
 use sms_merge::train::masks::masks_of_zeros;

@@ -109,7 +109,7 @@ impl Bench<'_> {
         output: &Path,
     ) -> Result<Merged, JobError> {
         let mut options = options.clone();
-        options.threads = self.around.threads;
+        options.workers.threads = self.around.threads;
         if mask.is_some() {
             options.rules.policy = MismatchPolicy::First;
         }
@@ -146,11 +146,8 @@ impl Bench<'_> {
             path: scratch.clone(),
             source,
         })?;
-        let options = MergeOptions::new(Method::Uniform, Weights::uniform(ingredients.len())?);
-        let options = MergeOptions {
-            threads: self.around.threads,
-            ..options
-        };
+        let mut options = MergeOptions::new(Method::Uniform, Weights::uniform(ingredients.len())?);
+        options.workers.threads = self.around.threads;
         let greedy = Greedy {
             paths: ingredients,
             mask_file: Some(mask),

@@ -3,19 +3,27 @@
 //! Knows addresses of a device, and no device: a batch is bytes to send, kernels to
 //! launch, and bytes to fetch.
 
+mod request;
+mod tables;
+
 use std::ops::Range;
 
+use self::request::check;
+use self::request::number_of;
+use self::tables::Tables;
 use super::launch::Kernel;
 use super::launch::Launch;
 use crate::kernel::Counts;
 use crate::kernel::Gram;
-use crate::kernel::Input;
 use crate::kernel::KernelError;
 use crate::kernel::PIECE;
 use crate::kernel::Weights;
 use crate::kernel::float_bytes;
 use crate::kernel::needs_exact_mean;
-use crate::tensor::Dtype;
+
+pub use self::request::Answer;
+pub use self::request::MaskSource;
+pub use self::request::Request;
 
 /// What the kernels read from and write to begins at multiples of this.
 const ALIGNMENT: usize = 16;
@@ -41,51 +49,6 @@ const SIDE: u64 = 16;
 const MOST_ROWS: u64 = 65_535;
 /// Most blocks along the first: some waves on any device; threads take what is left.
 const MOST_COLUMNS: u64 = 4096;
-
-/// Where the mask of a tile comes from.
-#[derive(Clone, Copy, Debug)]
-pub enum MaskSource<'a> {
-    /// Everything is retained.
-    Dense,
-    /// Bit `j % 64` of word `j / 64` tells whether element `j` is retained; bits past the
-    /// end are clear.
-    Given(&'a [u64]),
-    /// Zeros of either sign are pruned. Masks of all inputs are compared.
-    Zeros,
-}
-
-/// What is asked of the kernels for one tile.
-#[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
-    /// One per weight, all of the same number of elements.
-    pub inputs: &'a [Input<'a>],
-    /// Element type of the weighted mean; `None` if only masks are compared.
-    pub out_dtype: Option<Dtype>,
-    /// Where the mask comes from.
-    pub mask: MaskSource<'a>,
-    /// Whether inner products are wanted.
-    pub gram: bool,
-}
-
-/// What the kernels found for one tile.
-#[derive(Clone, Debug)]
-pub struct Answer<'a> {
-    /// The weighted mean; empty if it was not asked for.
-    pub out: &'a [u8],
-    /// A bit per element, whole little-endian words of 64; empty unless it was read from
-    /// zeros.
-    pub mask: &'a [u8],
-    /// What was met among the means.
-    pub counts: Counts,
-    /// Coordinates that some inputs retain and others do not: if there are any, the mask
-    /// is the first input's, and means and products are of no use.
-    pub disputed: u64,
-    /// Coordinates whose mean only an exact fraction can tell: if there are any, `out`
-    /// lacks them.
-    pub unsettled: u64,
-    /// Inner products, if they were asked for.
-    pub gram: Option<Gram>,
-}
 
 /// A tile that has its places.
 #[derive(Clone, Debug)]
@@ -136,15 +99,6 @@ pub struct Orders {
     pub cleared: Range<usize>,
     /// Kernels to launch.
     pub launches: Vec<Launch>,
-}
-
-fn number_of(dtype: Dtype) -> u32 {
-    match dtype {
-        Dtype::F16 => 0,
-        Dtype::BF16 => 1,
-        Dtype::F32 => 2,
-        _ => 3,
-    }
 }
 
 fn aligned(bytes: usize) -> usize {
@@ -317,11 +271,7 @@ impl Batch {
         let counts = self.fetched;
         let fetched = counts + self.tiles.len() * COUNTS_BYTES;
         let products = self.from.address + aligned(fetched) as u64;
-        let mut tables = Tables {
-            buffer,
-            address: self.to.address,
-            at: self.sent,
-        };
+        let mut tables = Tables::new(buffer, self.to.address, self.sent);
         let values = tables.begin();
         self.weights
             .values()
@@ -368,7 +318,7 @@ impl Batch {
         self.pieces
             .iter()
             .for_each(|&(tile, index)| tables.push_pair(tile, index));
-        let sent = tables.at;
+        let sent = tables.end();
         Orders {
             sent,
             fetched,
@@ -445,63 +395,4 @@ impl Batch {
             gram,
         }
     }
-}
-
-/// Structures written one after the other behind the values.
-struct Tables<'a> {
-    buffer: &'a mut [u8],
-    address: u64,
-    at: usize,
-}
-
-impl Tables<'_> {
-    /// Address of a table that begins here.
-    fn begin(&mut self) -> u64 {
-        self.at = aligned(self.at);
-        self.address + self.at as u64
-    }
-
-    fn push(&mut self, word: u64) {
-        self.buffer[self.at..][..8].copy_from_slice(&word.to_le_bytes());
-        self.at += 8;
-    }
-
-    fn push_pair(&mut self, low: u32, high: u32) {
-        self.push(u64::from(high) << 32 | u64::from(low));
-    }
-}
-
-/// Checks a request and returns its number of elements.
-fn check(request: Request<'_>, weights: &Weights) -> Result<usize, KernelError> {
-    let length = |what, expected, found| match expected == found {
-        true => Ok(()),
-        false => Err(KernelError::Length {
-            what,
-            expected,
-            found,
-        }),
-    };
-    let width = |dtype| {
-        float_bytes(dtype).ok_or(KernelError::Dtype {
-            dtype,
-            operation: "averaged",
-        })
-    };
-    length(
-        "list of inputs",
-        weights.values().len(),
-        request.inputs.len(),
-    )?;
-    let first = request.inputs[0];
-    let n_elements = first.bytes.len() / width(first.dtype)?;
-    for input in request.inputs {
-        length("input", n_elements * width(input.dtype)?, input.bytes.len())?;
-    }
-    if let Some(dtype) = request.out_dtype {
-        width(dtype)?;
-    }
-    if let MaskSource::Given(words) = request.mask {
-        length("mask", n_elements.div_ceil(64), words.len())?;
-    }
-    Ok(n_elements)
 }

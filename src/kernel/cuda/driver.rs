@@ -8,6 +8,7 @@
     reason = "kernels are called by address, and cannot be checked by the compiler"
 )]
 
+use std::fmt;
 use std::sync::Arc;
 
 use cudarc::driver::CudaContext;
@@ -246,6 +247,12 @@ impl Device {
             to,
             from,
         })
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "cuda:{} ({})", self.index, self.name)
     }
 }
 

@@ -122,7 +122,7 @@ impl Tile<'_> {
         Ok(tally)
     }
 
-    fn n_words(&self) -> usize {
+    pub(super) fn n_words(&self) -> usize {
         self.range.count.div_ceil(64) as usize
     }
 
