@@ -179,7 +179,7 @@ impl<S: ReadAt + ?Sized> Walker<'_, S> {
             match inner.number {
                 node::OUTPUT if output.is_none() => output = Some(inner.bytes()?),
                 // A comparison names what differs.
-                node::OP_TYPE => drop(inner.bytes()?),
+                node::OP_TYPE => _ = inner.bytes()?,
                 node::ATTRIBUTE if self.holds_graphs(inner.bytes()?)? => attributes.push(inner),
                 _ => {}
             }
@@ -211,7 +211,7 @@ impl<S: ReadAt + ?Sized> Walker<'_, S> {
         while let Some(field) = self.cursor.field(range.end)? {
             let after = self.cursor.at();
             match field.number {
-                attribute::NAME => drop(field.bytes()?),
+                attribute::NAME => _ = field.bytes()?,
                 attribute::G | attribute::GRAPHS => holds = true,
                 attribute::T | attribute::TENSORS => {
                     let tensor = self.tensor(message(&field, None)?)?;
