@@ -1,6 +1,6 @@
 //! Arbitrary bytes walk in as a model. Nothing may panic or take more than the limit
-//! allows; every element of what is accepted can be read, and the model with other
-//! elements is accepted again and has them.
+//! allows; every element of what is accepted can be read, the model can be compared with
+//! itself and with another, and with other elements it is accepted again and has them.
 #![no_main]
 
 use std::convert::Infallible;
@@ -40,8 +40,26 @@ fuzz_target!(|bytes: &[u8]| {
             _ => scattered(bytes, initializer),
         }
     }
+    neighbour(bytes, &model);
     again(bytes, &model);
 });
+
+/// Compares a model with one of which a byte is another, if that is accepted too.
+fn neighbour(bytes: &[u8], model: &Model) {
+    let sum: usize = bytes.iter().map(|&byte| usize::from(byte)).sum();
+    let mut changed = bytes.to_vec();
+    changed[sum % bytes.len()] ^= 1 << (sum % 8);
+    let changed = changed.as_slice();
+    let Ok(other) = parse(changed, LIMIT) else {
+        return;
+    };
+    let compare = |first, other| match first_difference(first, other, LIMIT) {
+        Ok(difference) => difference.is_some(),
+        Err(_) => panic!("what was accepted can be compared"),
+    };
+    let differ = compare((bytes, model), (changed, &other));
+    assert_eq!(differ, compare((changed, &other), (bytes, model)));
+}
 
 /// Whether a part lies in another file, which there is none of here.
 fn is_beside(elements: &Elements) -> bool {

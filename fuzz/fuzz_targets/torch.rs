@@ -33,11 +33,16 @@ fn said<T>(outcome: Result<T, TorchError>) {
 fn check(state_dict: &StateDict) {
     assert!(!state_dict.tensors.is_empty());
     let names = state_dict.tensors.iter().map(|view| &view.name);
-    assert!(names.is_sorted_by(|a, b| a < b), "names are sorted and differ");
+    assert!(
+        names.is_sorted_by(|a, b| a < b),
+        "names are sorted and differ"
+    );
     for view in &state_dict.tensors {
         let width = view.dtype.bits() / 8;
         let storage = &state_dict.storages[view.storage];
-        let stored = storage.bytes().expect("the bytes of its storage can be counted");
+        let stored = storage
+            .bytes()
+            .expect("the bytes of its storage can be counted");
         assert_eq!(view.strides.len(), view.shape.rank());
         assert!(view.shape.numel() * width <= stored);
         let pairs = view.shape.dims().iter().zip(&view.strides);

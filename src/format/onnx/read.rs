@@ -16,6 +16,7 @@ mod decode;
 mod element;
 mod error;
 mod graph;
+mod node;
 mod replace;
 mod scatter;
 pub(super) mod schema;

@@ -1,4 +1,4 @@
-//! The walk over a model: its graph, and the graphs within the attributes of nodes.
+//! The walk over a model: its graphs, their initialisers, and its functions.
 
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -7,17 +7,14 @@ use std::ops::Range;
 use crate::format::onnx::read::Elements;
 use crate::format::onnx::read::Initializer;
 use crate::format::onnx::read::MOST_DEPTH;
-use crate::format::onnx::read::MOST_NODES;
 use crate::format::onnx::read::MOST_TENSORS;
 use crate::format::onnx::read::Message;
 use crate::format::onnx::read::Model;
 use crate::format::onnx::read::OnnxError;
 use crate::format::onnx::read::decode::Nodes;
-use crate::format::onnx::read::schema::attribute;
 use crate::format::onnx::read::schema::function;
 use crate::format::onnx::read::schema::graph;
 use crate::format::onnx::read::schema::model;
-use crate::format::onnx::read::schema::node;
 use crate::format::onnx::read::schema::sparse;
 use crate::format::onnx::read::tensor::shape;
 use crate::format::onnx::read::wire::Cursor;
@@ -50,7 +47,7 @@ pub(super) struct Walker<'s, S: ?Sized> {
     pub(super) model: Model,
     pub(super) names: HashSet<String>,
     locations: HashMap<String, usize>,
-    n_nodes: usize,
+    pub(super) n_nodes: usize,
     pub(super) nodes: Nodes,
 }
 
@@ -97,7 +94,11 @@ impl<S: ReadAt + ?Sized> Walker<'_, S> {
     }
 
     /// Notes a message that may hold initialisers.
-    fn enter(&mut self, field: &Field, parent: Option<usize>) -> Result<usize, OnnxError> {
+    pub(super) fn enter(
+        &mut self,
+        field: &Field,
+        parent: Option<usize>,
+    ) -> Result<usize, OnnxError> {
         self.model.messages.push(message(field, parent)?);
         Ok(self.model.messages.len() - 1)
     }
@@ -125,7 +126,7 @@ impl<S: ReadAt + ?Sized> Walker<'_, S> {
         Ok(())
     }
 
-    fn graph(
+    pub(super) fn graph(
         &mut self,
         within: usize,
         path: &str,
@@ -142,6 +143,7 @@ impl<S: ReadAt + ?Sized> Walker<'_, S> {
                 graph::NODE => self.node(&field, within, path, depth)?,
                 graph::INITIALIZER => self.initializer(&field, within, path)?,
                 graph::SPARSE_INITIALIZER => self.sparse_initializer(&field, within, path)?,
+                graph::INPUT | graph::OUTPUT => self.skim(&field)?,
                 _ => {}
             }
             self.cursor.seek(after);
@@ -149,98 +151,12 @@ impl<S: ReadAt + ?Sized> Walker<'_, S> {
         Ok(())
     }
 
-    fn node(
-        &mut self,
-        field: &Field,
-        within: usize,
-        path: &str,
-        depth: usize,
-    ) -> Result<(), ReadError<S::Error>> {
-        self.n_nodes += 1;
-        if self.n_nodes > MOST_NODES {
-            return Err(OnnxError::TooManyNodes.into());
-        }
+    /// Steps through a message that only a comparison looks into, which expects to find
+    /// fields there.
+    fn skim(&mut self, field: &Field) -> Result<(), ReadError<S::Error>> {
         let Range { start, end } = field.bytes()?;
-        let mut output = None;
-        let mut attributes = Vec::new();
         self.cursor.seek(start);
-        while let Some(inner) = self.cursor.field(end)? {
-            let after = self.cursor.at();
-            match inner.number {
-                node::OUTPUT if output.is_none() => output = Some(inner.bytes()?),
-                node::ATTRIBUTE if self.holds_graphs(inner.bytes()?)? => attributes.push(inner),
-                _ => {}
-            }
-            self.cursor.seek(after);
-        }
-        if attributes.is_empty() {
-            // Functions have paths, and so have the graphs of nodes.
-            return match path.is_empty() {
-                true => self.note_node(field),
-                false => Ok(()),
-            };
-        }
-        let output = output.map(|range| self.cursor.text(range)).transpose()?;
-        let output = output.unwrap_or_default();
-        let node = self.enter(field, Some(within))?;
-        for inner in attributes {
-            self.cursor.spend(path.len() as u64)?;
-            let attribute = self.enter(&inner, Some(node))?;
-            self.attribute(attribute, &format!("{path}{output}."), depth)?;
-        }
-        Ok(())
-    }
-
-    /// Whether an attribute holds graphs. Tensors in it are looked at, because they
-    /// are compared byte by byte, which bytes in another file escape.
-    fn holds_graphs(&mut self, range: Range<u64>) -> Result<bool, ReadError<S::Error>> {
-        let mut holds = false;
-        self.cursor.seek(range.start);
-        while let Some(field) = self.cursor.field(range.end)? {
-            let after = self.cursor.at();
-            match field.number {
-                attribute::G | attribute::GRAPHS => holds = true,
-                attribute::T | attribute::TENSORS => {
-                    let tensor = self.tensor(message(&field, None)?)?;
-                    if tensor.is_external() {
-                        let at = tensor.begin();
-                        return Err(OnnxError::ExternalConstant { at }.into());
-                    }
-                }
-                _ => {}
-            }
-            self.cursor.seek(after);
-        }
-        Ok(holds)
-    }
-
-    fn attribute(
-        &mut self,
-        within: usize,
-        path: &str,
-        depth: usize,
-    ) -> Result<(), ReadError<S::Error>> {
-        let Range { start, end } = self.model.messages[within].content.clone();
-        let mut name = String::new();
-        let mut graphs = Vec::new();
-        self.cursor.seek(start);
-        while let Some(field) = self.cursor.field(end)? {
-            match field.number {
-                attribute::NAME => name = self.cursor.text(field.bytes()?)?,
-                attribute::G | attribute::GRAPHS => graphs.push(field),
-                _ => {}
-            }
-        }
-        for (idx, field) in graphs.iter().enumerate() {
-            // A path is repeated for each graph in it, so a long one counts each time.
-            self.cursor.spend(path.len() as u64)?;
-            let path = match field.number {
-                attribute::G => format!("{path}{name}."),
-                _ => format!("{path}{name}[{idx}]."),
-            };
-            let graph = self.enter(field, Some(within))?;
-            self.graph(graph, &path, depth + 1)?;
-        }
+        while self.cursor.field(end)?.is_some() {}
         Ok(())
     }
 
@@ -385,7 +301,7 @@ impl<S: ReadAt + ?Sized> Walker<'_, S> {
     }
 }
 
-fn message(field: &Field, parent: Option<usize>) -> Result<Message, OnnxError> {
+pub(super) fn message(field: &Field, parent: Option<usize>) -> Result<Message, OnnxError> {
     Ok(Message {
         begin: field.begin,
         number: field.number,
