@@ -110,6 +110,8 @@ class Odd {
             if (tiles[t].kind & KIND_WRITES) {
                 u64 bytes = tiles[t].n_elements * width_of(tiles[t].out_dtype);
                 u8 *at = room_for(bytes);
+                // What this kernel leaves alone, another has written or will write.
+                std::memcpy(at, (const u8 *)tiles[t].out, bytes);
                 outputs.push_back({(u8 *)tiles[t].out, at, bytes, &tiles[t]});
                 tiles[t].out = (u64)at;
             }
