@@ -3,14 +3,21 @@
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 
 /// Compiles the stand-in and returns the folder that holds it, for `LD_LIBRARY_PATH`;
 /// `None` where there is no g++, but a failure under `SMS_MERGE_REQUIRE_GXX=1`.
 pub(crate) fn folder() -> Option<PathBuf> {
+    static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
+    FOLDER.get_or_init(compile).clone()
+}
+
+fn compile() -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("standin");
     std::fs::create_dir_all(&folder).unwrap();
-    // Tests run side by side: each compiles for itself, and the last one's stays.
+    // Processes of tests run side by side: each compiles for itself, and the last one's
+    // stays.
     let own = folder.join(format!("{}.so", std::process::id()));
     let done = Command::new("g++")
         .args(["-std=c++20", "-O2", "-ffp-contract=off"])
