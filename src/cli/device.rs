@@ -6,7 +6,6 @@ use sms_merge::kernel::cuda::DeviceError;
 use sms_merge::merge::Accelerator;
 use sms_merge::merge::MergeError;
 use sms_merge::merge::Workers;
-use sms_merge::tensor::DeviceKind;
 use sms_merge::tensor::DeviceName;
 
 use crate::cli::args::ReadingArguments;
@@ -111,12 +110,11 @@ pub(crate) fn refuse_odd(asked: &[DeviceName]) -> Result<(), UsageError> {
 
 /// Indices of the GPUs among them.
 fn indices(names: &[DeviceName]) -> Vec<usize> {
-    let gpus = names.iter().filter(|name| name.kind() == DeviceKind::Cuda);
     let index = |name: &DeviceName| match name {
-        DeviceName::Cuda(index) => index.unwrap_or(0),
-        DeviceName::Cpu => 0,
+        DeviceName::Cuda(index) => Some(index.unwrap_or(0)),
+        DeviceName::Cpu => None,
     };
-    gpus.map(index).collect()
+    names.iter().filter_map(index).collect()
 }
 
 #[cfg(test)]

@@ -32,9 +32,6 @@ pub struct Accelerator {
 }
 
 impl Accelerator {
-    /// Memory that is taken of a device at most, if nothing else is said.
-    pub const DEFAULT_MEMORY: u64 = 512 << 20;
-
     /// Opens devices by their indices; at most `memory` bytes are taken of each.
     ///
     /// # Errors

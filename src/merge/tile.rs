@@ -24,6 +24,7 @@ use crate::merge::job::Job;
 use crate::merge::plan::Action;
 use crate::merge::plan::PlannedTensor;
 use crate::merge::plan::TileRange;
+use crate::merge::plan::is_statistic;
 use crate::merge::tile::retained::Room;
 use crate::tensor::Digest;
 use crate::tensor::TILE_ELEMENTS;
@@ -51,12 +52,8 @@ pub(super) struct TileOutcome {
 /// Scratch memory of one worker.
 pub(super) struct Scratch {
     workspace: Workspace,
-    values: Vec<Vec<u8>>,
-    masks: Vec<Vec<u8>>,
-    given: Vec<u8>,
-    /// Mask words of each ingredient that stores the tile compact.
-    compact: Vec<Vec<u64>>,
-    /// Values of those, spread out where that is needed.
+    read: Read,
+    /// Values of compact ingredients, spread out where that is needed.
     spread: Vec<Vec<u8>>,
     /// Retained elements, or a tile of them spread out: what the output does not take.
     other: Vec<u8>,
@@ -67,14 +64,25 @@ pub(super) struct Scratch {
     pub(super) resolved: Vec<u64>,
 }
 
+/// Room for what is read into memory of a tile.
+struct Read {
+    values: Vec<Vec<u8>>,
+    masks: Vec<Vec<u8>>,
+    given: Vec<u8>,
+    /// Mask words of each ingredient that stores the tile compact.
+    compact: Vec<Vec<u64>>,
+}
+
 impl Scratch {
     pub(super) fn new(backend: &Cpu, n_ingredients: usize) -> Self {
         Self {
             workspace: backend.workspace(n_ingredients),
-            values: vec![Vec::new(); n_ingredients],
-            masks: vec![Vec::new(); n_ingredients],
-            given: Vec::new(),
-            compact: vec![Vec::new(); n_ingredients],
+            read: Read {
+                values: vec![Vec::new(); n_ingredients],
+                masks: vec![Vec::new(); n_ingredients],
+                given: Vec::new(),
+                compact: vec![Vec::new(); n_ingredients],
+            },
             spread: vec![Vec::new(); n_ingredients],
             other: Vec::new(),
             words: Vec::new(),
@@ -124,11 +132,14 @@ impl Job<'_> {
         &'s self,
         parameter: &Parameter,
         range: TileRange,
-        values: &'s mut [Vec<u8>],
-        masks: &'s mut [Vec<u8>],
-        given: &'s mut Vec<u8>,
-        compact: &'s mut [Vec<u64>],
+        room: &'s mut Read,
     ) -> Result<TileBytes<'s>, MergeError> {
+        let Read {
+            values,
+            masks,
+            given,
+            compact,
+        } = room;
         let read = |checkpoint: &'s Checkpoint, tensor: &StoredTensor, scratch: &'s mut Vec<u8>| {
             checkpoint.read(tensor, range.begin, range.count, scratch)
         };
@@ -198,17 +209,14 @@ impl Job<'_> {
         let parameter = &self.ingredients.parameters()[planned.parameter];
         let Scratch {
             workspace,
-            values,
-            masks,
-            given,
-            compact,
+            read,
             spread,
             other,
             words,
             piece_words,
             resolved,
         } = scratch;
-        let bytes = self.read_tile(parameter, range, values, masks, given, compact)?;
+        let bytes = self.read_tile(parameter, range, read)?;
         let mut outcome = TileOutcome {
             tally: None,
             mask: None,
@@ -314,6 +322,11 @@ struct Tile<'a> {
 impl Tile<'_> {
     fn stored(&self, ingredient: usize) -> &StoredTensor {
         self.job.ingredients.value(self.parameter, ingredient)
+    }
+
+    /// Whether distances between ingredients count it.
+    fn measures(&self) -> bool {
+        self.job.options.distances && !is_statistic(&self.parameter.name)
     }
 
     /// The part of a tile's bytes that a piece takes.

@@ -10,7 +10,6 @@ use crate::kernel::first_difference;
 use crate::kernel::pooled_variance;
 use crate::kernel::value_at;
 use crate::merge::MergeError;
-use crate::merge::plan::is_statistic;
 use crate::merge::tile::Tile;
 use crate::tensor::Arithmetic;
 
@@ -21,8 +20,7 @@ impl Tile<'_> {
         out: &mut [u8],
         mask: Option<&[u64]>,
     ) -> Result<(Counts, Option<Gram>), MergeError> {
-        let measures = self.job.options.distances && !is_statistic(&self.parameter.name);
-        let mut gram = measures.then(|| Gram::zero(self.bytes.values.len()));
+        let mut gram = self.measures().then(|| Gram::zero(self.bytes.values.len()));
         let mut counts = Counts::default();
         let width = (self.planned.slot.dtype.bits() / 8) as usize;
         for (index, out_piece) in out.chunks_mut(PIECE * width).enumerate() {

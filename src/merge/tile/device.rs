@@ -10,7 +10,6 @@ use crate::merge::job::Job;
 use crate::merge::plan::Action;
 use crate::merge::plan::PlannedTensor;
 use crate::merge::plan::TileRange;
-use crate::merge::plan::is_statistic;
 use crate::merge::tile::Scratch;
 use crate::merge::tile::Tile;
 use crate::merge::tile::TileBytes;
@@ -47,16 +46,13 @@ impl Job<'_> {
         }
         let parameter = &self.ingredients.parameters()[planned.parameter];
         let Scratch {
-            values,
-            masks,
-            given,
-            compact,
+            read,
             words,
             piece_words,
             resolved,
             ..
         } = scratch;
-        let Ok(bytes) = self.read_tile(parameter, range, values, masks, given, compact) else {
+        let Ok(bytes) = self.read_tile(parameter, range, read) else {
             return Staged::Refused;
         };
         let tile = Tile {
@@ -96,7 +92,7 @@ impl Job<'_> {
             inputs: &inputs,
             out_dtype: writes.then_some(planned.slot.dtype),
             mask,
-            gram: self.options.distances && !is_statistic(&parameter.name),
+            gram: tile.measures(),
         };
         match lane.push(request) {
             Ok(true) => Staged::Taken,
@@ -141,8 +137,9 @@ impl Tile<'_> {
     ) -> bool {
         let width = (self.planned.slot.dtype.bits() / 8) as usize;
         let full = self.range.count as usize * width;
-        let (Some(resolved), found) = (resolved, answer.out) else {
-            return copy(out, answer.out, full);
+        let found = answer.out;
+        let Some(resolved) = resolved else {
+            return copy(out, found, full);
         };
         let packed = count_ones(resolved) as usize * width;
         match (self.bytes.shared_words(), &self.planned.compact) {

@@ -11,7 +11,6 @@ use crate::kernel::PIECE;
 use crate::kernel::cpu::Workspace;
 use crate::merge::MergeError;
 use crate::merge::plan::Action;
-use crate::merge::plan::is_statistic;
 use crate::merge::tile::Tile;
 use crate::merge::tile::TileBytes;
 use crate::tensor::bits::count_ones;
@@ -98,8 +97,7 @@ impl Tile<'_> {
         out: &mut [u8],
     ) -> Result<Option<(Counts, Option<Gram>)>, MergeError> {
         let job = self.job;
-        let measures = job.options.distances && !is_statistic(&self.parameter.name);
-        let mut gram = measures.then(|| Gram::zero(self.bytes.values.len()));
+        let mut gram = self.measures().then(|| Gram::zero(self.bytes.values.len()));
         let mut counts = Counts::default();
         let dtype = self.planned.slot.dtype;
         let width = (dtype.bits() / 8) as usize;
