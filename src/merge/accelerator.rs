@@ -19,9 +19,9 @@ use crate::tensor::TILE_ELEMENTS;
 /// Whole tiles of a run.
 const UNIT_WHOLE_TILES: usize = (UNIT_ELEMENTS / TILE_ELEMENTS) as usize;
 
-/// Ingredients from which on their pairwise distances are left to a GPU. An H100 took 3.5
-/// times as long as 16 cores for up to 16 ingredients, and as long for 128; the cost grows
-/// with the square (benches/results/2026-11-26-h100.txt).
+/// Ingredients from which on their pairwise distances are left to a GPU. An H100 took twice
+/// as long as 16 cores for 128 ingredients, and 0.68 of the time for 256
+/// (benches/results/2026-11-26-h100.txt).
 const FEWEST_FOR_DISTANCES: usize = 256;
 
 /// Devices that are open, and the memory that may be taken of each.
