@@ -191,8 +191,9 @@ fn check_lengths(
 
 /// Whether the exact mean is needed: where a plain `f64` sum would not be
 /// wide enough for one of the element types.
-fn needs_exact_mean(out_dtype: Dtype, inputs: &[Input<'_>]) -> bool {
-    out_dtype == Dtype::F64 || inputs.iter().any(|input| input.dtype == Dtype::F64)
+fn needs_exact_mean(out_dtype: Dtype, dtypes: impl IntoIterator<Item = Dtype>) -> bool {
+    let mut dtypes = dtypes.into_iter();
+    out_dtype == Dtype::F64 || dtypes.any(|dtype| dtype == Dtype::F64)
 }
 
 #[cfg(test)]

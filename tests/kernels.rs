@@ -5,17 +5,16 @@
 //! `SMS_MERGE_REQUIRE_CUDA=1` it fails instead. `SMS_MERGE_REQUIRE_GXX=1` does the same
 //! for g++.
 
+#[path = "kernels/case.rs"]
+mod case;
+#[path = "kernels/resident.rs"]
+mod resident;
 mod standin;
 
 use std::process::Command;
 use std::sync::Arc;
 
-use sms_merge::kernel::Backend;
-use sms_merge::kernel::Counts;
-use sms_merge::kernel::Gram;
 use sms_merge::kernel::Input;
-use sms_merge::kernel::Normalization;
-use sms_merge::kernel::PIECE;
 use sms_merge::kernel::Weights;
 use sms_merge::kernel::cuda::Answer;
 use sms_merge::kernel::cuda::Device;
@@ -24,11 +23,18 @@ use sms_merge::kernel::cuda::Lane;
 use sms_merge::kernel::cuda::LaneBytes;
 use sms_merge::kernel::cuda::MaskSource;
 use sms_merge::kernel::cuda::Request;
-use sms_merge::kernel::reference::Reference;
 use sms_merge::tensor::Dtype;
 use sms_merge::tensor::Stream;
 
-const FLOATS: [Dtype; 4] = [Dtype::F16, Dtype::BF16, Dtype::F32, Dtype::F64];
+use case::Case;
+use case::FLOATS;
+use case::MaskKind;
+use case::all_weights;
+use case::case;
+use case::compare_grams;
+use case::expect;
+use case::narrow;
+use case::width;
 
 /// Edges of groups, words, pieces and blocks, and the largest tile.
 const LENGTHS: [usize; 16] = [
@@ -76,148 +82,11 @@ fn start(device: &Arc<Device>, weights: &Weights) -> Lane {
         to: 32 << 20,
         from: 32 << 20,
     };
-    device.lane(bytes, weights).unwrap()
+    Lane::new(device, bytes, weights).unwrap()
 }
 
 fn push(lane: &mut Lane, request: Request<'_>) {
     assert!(lane.push(request).unwrap(), "no room");
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum MaskKind {
-    Dense,
-    Given,
-    Zeros,
-}
-
-/// A tile to compute, with its bytes.
-struct Case {
-    inputs: Vec<(Vec<u8>, Dtype)>,
-    out_dtype: Dtype,
-    mask: Vec<u64>,
-    kind: MaskKind,
-}
-
-impl Case {
-    fn inputs(&self) -> Vec<Input<'_>> {
-        let inputs = self.inputs.iter();
-        inputs
-            .map(|(bytes, dtype)| Input {
-                bytes,
-                dtype: *dtype,
-            })
-            .collect()
-    }
-
-    fn n_elements(&self) -> usize {
-        self.inputs[0].0.len() / width(self.inputs[0].1)
-    }
-}
-
-fn width(dtype: Dtype) -> usize {
-    (dtype.bits() / 8) as usize
-}
-
-fn narrow(value: f64, dtype: Dtype) -> Vec<u8> {
-    match dtype {
-        Dtype::F16 => half::f16::from_f64(value).to_le_bytes().to_vec(),
-        Dtype::BF16 => half::bf16::from_f64(value).to_le_bytes().to_vec(),
-        Dtype::F32 => (value as f32).to_le_bytes().to_vec(),
-        _ => value.to_le_bytes().to_vec(),
-    }
-}
-
-/// An element: plain numbers, some neighbours, and rarely any bits at all.
-fn element(random: &mut Stream, dtype: Dtype, specials: bool) -> Vec<u8> {
-    match random.below(16) {
-        0 if specials => random.bits().to_le_bytes()[..width(dtype)].to_vec(),
-        1 => narrow(1.0 + random.below(8) as f64 / 1024.0, dtype),
-        _ => loop {
-            // Never a zero, which would prune in one input only.
-            let bytes = narrow(random.uniform() * 8.0 - 4.0, dtype);
-            if bytes.iter().any(|&byte| byte & 0x7f != 0) {
-                break bytes;
-            }
-        },
-    }
-}
-
-fn case(
-    random: &mut Stream,
-    n: usize,
-    dtypes: &[Dtype],
-    out_dtype: Dtype,
-    kind: MaskKind,
-    specials: bool,
-) -> Case {
-    let mut mask: Vec<u64> = (0..n.div_ceil(64))
-        .map(|_| random.bits() & random.bits())
-        .collect();
-    if let Some(last) = mask.last_mut().filter(|_| !n.is_multiple_of(64)) {
-        *last &= (1 << (n % 64)) - 1;
-    }
-    let inputs = dtypes.iter().map(|&dtype| {
-        let elements = (0..n).flat_map(|j| {
-            if kind == MaskKind::Zeros && mask[j / 64] >> (j % 64) & 1 == 0 {
-                // Zeros of either sign.
-                let mut zero = vec![0; width(dtype)];
-                zero[width(dtype) - 1] = (random.below(2) as u8) << 7;
-                return zero;
-            }
-            // A special could be a zero, and so a dispute.
-            element(random, dtype, specials && kind != MaskKind::Zeros)
-        });
-        (elements.collect(), dtype)
-    });
-    Case {
-        inputs: inputs.collect(),
-        out_dtype,
-        mask,
-        kind,
-    }
-}
-
-/// What the definition says of a tile.
-struct Expected {
-    out: Vec<u8>,
-    counts: Counts,
-    gram: Gram,
-}
-
-fn expect(case: &Case, weights: &Weights) -> Expected {
-    let n = case.n_elements();
-    let out_width = width(case.out_dtype);
-    let mut expected = Expected {
-        out: vec![0xaa; n * out_width],
-        counts: Counts::default(),
-        gram: Gram::zero(case.inputs.len()),
-    };
-    for begin in (0..n).step_by(PIECE) {
-        let end = n.min(begin + PIECE);
-        let inputs: Vec<Input<'_>> = case
-            .inputs()
-            .into_iter()
-            .map(|input| Input {
-                bytes: &input.bytes[begin * width(input.dtype)..end * width(input.dtype)],
-                dtype: input.dtype,
-            })
-            .collect();
-        let mask = &case.mask[begin / 64..end.div_ceil(64)];
-        let found = Reference
-            .combine(
-                &mut (),
-                &mut expected.out[begin * out_width..end * out_width],
-                case.out_dtype,
-                &inputs,
-                weights,
-                (case.kind != MaskKind::Dense).then_some(mask),
-                Some(&mut expected.gram),
-            )
-            .unwrap();
-        expected.counts.retained_zeros += found.retained_zeros;
-        expected.counts.non_finite += found.non_finite;
-    }
-    expected
 }
 
 fn request<'a>(case: &'a Case, inputs: &'a [Input<'a>]) -> Request<'a> {
@@ -233,7 +102,7 @@ fn request<'a>(case: &'a Case, inputs: &'a [Input<'a>]) -> Request<'a> {
     }
 }
 
-/// Holds an answer against the definition. NaN products are all alike.
+/// Holds an answer against the definition.
 fn compare(case: &Case, weights: &Weights, answer: &Answer<'_>, about: &str) {
     let expected = expect(case, weights);
     if case.kind == MaskKind::Zeros {
@@ -265,25 +134,7 @@ fn compare(case: &Case, weights: &Weights, answer: &Answer<'_>, about: &str) {
     if answer.unsettled == 0 {
         assert_eq!(answer.counts, expected.counts, "{about}");
     }
-    let gram = answer.gram.as_ref().unwrap();
-    for i in 0..case.inputs.len() {
-        for k in 0..=i {
-            let (found, expected) = (gram.get(i, k), expected.gram.get(i, k));
-            let is_same =
-                found.to_bits() == expected.to_bits() || (found.is_nan() && expected.is_nan());
-            assert!(is_same, "{about}: <{i}, {k}> {found:e} is not {expected:e}");
-        }
-    }
-}
-
-fn all_weights(random: &mut Stream, n_ingredients: usize) -> Vec<Weights> {
-    let values = (0..n_ingredients).map(|_| random.uniform() * 3.0).collect();
-    let signed = (0..n_ingredients).map(|_| random.uniform() - 0.4).collect();
-    vec![
-        Weights::uniform(n_ingredients).unwrap(),
-        Weights::new(values, Normalization::SumToOne).unwrap(),
-        Weights::new(signed, Normalization::AsGiven).unwrap(),
-    ]
+    compare_grams(answer.gram.as_ref().unwrap(), &expected.gram, about);
 }
 
 #[test]

@@ -281,7 +281,7 @@ impl pulp::NullaryFnOnce for Combine<'_> {
                 }
             },
         };
-        let is_exact = needs_exact_mean(out_dtype, inputs);
+        let is_exact = needs_exact_mean(out_dtype, inputs.iter().map(|input| input.dtype));
         let mut sums = gram.as_deref().map(PieceSums::new);
         let mut counts = Counts::default();
         for begin in (0..retained.len()).step_by(STRETCH) {

@@ -82,7 +82,7 @@ impl Backend for Reference {
         out.fill(0);
         for &j in &retained {
             let values = inputs.iter().map(|&input| value_at(input, j));
-            let mean = if needs_exact_mean(out_dtype, inputs) {
+            let mean = if needs_exact_mean(out_dtype, inputs.iter().map(|input| input.dtype)) {
                 weighted_mean(values, weights.values(), weights.wide_divisor())
             } else {
                 let mut terms = values

@@ -72,7 +72,7 @@ impl Accelerator {
         let (bytes, each) = lane_bytes(job, self.memory, each)?;
         let dealt = (0..each).flat_map(|_| &self.devices);
         dealt
-            .map(|device| device.lane(bytes, &job.options.weights))
+            .map(|device| Lane::new(device, bytes, &job.options.weights))
             .collect()
     }
 }

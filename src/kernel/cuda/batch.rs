@@ -3,15 +3,22 @@
 //! Knows addresses of a device, and no device: a batch is bytes to send, kernels to
 //! launch, and bytes to fetch.
 
+mod launches;
 mod request;
+mod sizes;
 mod tables;
 
 use std::ops::Range;
 
 use self::request::check;
 use self::request::number_of;
+use self::sizes::COUNTS_BYTES;
+use self::sizes::OPERAND_BYTES;
+use self::sizes::PIECE_BYTES;
+use self::sizes::TILE_BYTES;
+use self::sizes::aligned;
+use self::sizes::gram_bytes;
 use self::tables::Tables;
-use super::launch::Kernel;
 use super::launch::Launch;
 use crate::kernel::Counts;
 use crate::kernel::Gram;
@@ -20,35 +27,21 @@ use crate::kernel::PIECE;
 use crate::kernel::Weights;
 use crate::kernel::float_bytes;
 use crate::kernel::needs_exact_mean;
+use crate::tensor::Dtype;
 
 pub use self::request::Answer;
 pub use self::request::MaskSource;
+pub(super) use self::request::Placed;
 pub use self::request::Request;
-
-/// What the kernels read from and write to begins at multiples of this.
-const ALIGNMENT: usize = 16;
-/// Bytes of the structures of `batch.cuh`.
-const TILE_BYTES: usize = 64;
-const OPERAND_BYTES: usize = 16;
-const PIECE_BYTES: usize = 8;
-const COUNTS_BYTES: usize = 32;
-const WEIGHTS_BYTES: usize = 56;
+pub use self::sizes::batch_bytes;
+pub(super) use self::sizes::placed_bytes;
+pub use self::sizes::tile_bytes;
 
 /// Bits of `Kind` in `batch.cuh`.
 const FIND_MASK: u32 = 1;
 const HAS_MASK: u32 = 2;
 const WRITES: u32 = 4;
 const EXACT: u32 = 8;
-
-/// Threads of a block, and groups of 8 elements that it takes at once.
-const BLOCK: u64 = 256;
-const GROUP: u64 = 8;
-/// Ingredients along the side of a square of pairs: `SIDE` in `gram.cu`.
-const SIDE: u64 = 16;
-/// Most blocks along the second dimension of a grid.
-const MOST_ROWS: u64 = 65_535;
-/// Most blocks along the first: some waves on any device; threads take what is left.
-const MOST_COLUMNS: u64 = 4096;
 
 /// A tile that has its places.
 #[derive(Clone, Debug)]
@@ -58,7 +51,8 @@ struct Tile {
     operands: Vec<(u64, u64)>,
     mask: u64,
     found_mask: Range<usize>,
-    out: Range<usize>,
+    out: u64,
+    found: Range<usize>,
     gram: Option<Range<usize>>,
     out_dtype: u32,
     kind: u32,
@@ -101,45 +95,6 @@ pub struct Orders {
     pub launches: Vec<Launch>,
 }
 
-fn aligned(bytes: usize) -> usize {
-    bytes.next_multiple_of(ALIGNMENT)
-}
-
-/// Bytes of the triangle of pairs, in `f64`.
-fn gram_bytes(n_ingredients: usize) -> usize {
-    n_ingredients * (n_ingredients + 1) / 2 * 8
-}
-
-/// Bytes that one tile takes of both buffers: inputs of `n_elements` whose types take
-/// `input_bytes` each, an output of `out_bytes` each, and inner products if `gram` says so.
-pub fn tile_bytes(
-    n_elements: usize,
-    input_bytes: &[usize],
-    out_bytes: usize,
-    gram: bool,
-) -> (usize, usize) {
-    let mask = aligned(n_elements.div_ceil(64) * 8);
-    let inputs: usize = input_bytes
-        .iter()
-        .map(|width| aligned(n_elements * width))
-        .sum();
-    let n_pieces = n_elements.div_ceil(PIECE);
-    let tables = TILE_BYTES + input_bytes.len() * OPERAND_BYTES + n_pieces * PIECE_BYTES;
-    let products = if gram {
-        (n_pieces + 1) * gram_bytes(input_bytes.len())
-    } else {
-        0
-    };
-    let results = mask + aligned(n_elements * out_bytes) + COUNTS_BYTES + products;
-    (mask + inputs + tables, results + ALIGNMENT)
-}
-
-/// Bytes that a batch takes of both buffers beside its tiles.
-pub fn batch_bytes(n_ingredients: usize) -> (usize, usize) {
-    let tables = aligned(8 * n_ingredients) + aligned(WEIGHTS_BYTES) + 4 * ALIGNMENT;
-    (tables, 4 * ALIGNMENT)
-}
-
 impl Batch {
     /// An empty batch: `to` is the device's copy of what is sent, `from` of what is
     /// fetched.
@@ -173,18 +128,22 @@ impl Batch {
         self.tiles.is_empty()
     }
 
-    /// Bytes of both buffers, tables included, once another tile of these sizes is in.
-    fn bytes_with(&self, tile: (usize, usize)) -> (usize, usize) {
+    /// Forgets all tiles, and combines by other coefficients from now on.
+    pub(super) fn weigh(&mut self, weights: &Weights) {
+        self.clear();
+        self.weights = weights.clone();
+    }
+
+    /// Whether both buffers hold another tile of these sizes, tables included.
+    fn has_room(&self, tile: (usize, usize)) -> bool {
         let n_ingredients = self.weights.values().len();
         let (to, from) = batch_bytes(n_ingredients);
         let tables = self.tiles.len() * (TILE_BYTES + n_ingredients * OPERAND_BYTES)
             + self.pieces.len() * PIECE_BYTES;
         let counts = self.tiles.len() * COUNTS_BYTES;
         let products = self.pieces.len() * gram_bytes(n_ingredients);
-        (
-            self.sent + tables + to + tile.0,
-            self.fetched + counts + products + from + tile.1,
-        )
+        self.sent + tables + to + tile.0 <= self.to.bytes
+            && self.fetched + counts + products + from + tile.1 <= self.from.bytes
     }
 
     /// Adds a tile, and copies what is sent to `buffer`; `false` if there is no room.
@@ -200,8 +159,8 @@ impl Batch {
             .collect();
         let out_width = request.out_dtype.and_then(float_bytes).unwrap_or(0);
         let gram = request.gram && request.out_dtype.is_some();
-        let (to, from) = self.bytes_with(tile_bytes(n_elements, &widths, out_width, gram));
-        if to > self.to.bytes.min(buffer.len()) || from > self.from.bytes {
+        let tile = tile_bytes(n_elements, &widths, out_width, gram);
+        if buffer.len() < self.to.bytes || !self.has_room(tile) {
             return Ok(false);
         }
         let mut operands = Vec::with_capacity(request.inputs.len());
@@ -228,30 +187,64 @@ impl Batch {
                 (self.from.address + found_mask.start as u64, FIND_MASK)
             }
         };
-        let out = self.fetch(n_elements * out_width);
+        let found = self.fetch(n_elements * out_width);
         let gram = gram.then(|| self.fetch(gram_bytes(request.inputs.len())));
         if let Some(dtype) = request.out_dtype {
-            kind |= WRITES;
-            if needs_exact_mean(dtype, request.inputs) {
-                kind |= EXACT;
-            }
+            let dtypes = request.inputs.iter().map(|input| input.dtype);
+            kind |= written(dtype, dtypes);
         }
-        if gram.is_some() {
-            let tile = self.tiles.len() as u32;
-            let n_pieces = n_elements.div_ceil(PIECE) as u32;
-            self.pieces.extend((0..n_pieces).map(|index| (tile, index)));
-        }
-        self.tiles.push(Tile {
+        self.add(Tile {
             n_elements: n_elements as u64,
             operands,
             mask,
             found_mask,
-            out,
+            out: self.from.address + found.start as u64,
+            found,
             gram,
             out_dtype: request.out_dtype.map_or(0, number_of),
             kind,
         });
         Ok(true)
+    }
+
+    /// Adds a tile whose values stay on the device; `false` if there is no room.
+    pub(super) fn push_placed(&mut self, placed: &Placed) -> bool {
+        let n_operands = placed.operands.len();
+        if !self.has_room(placed_bytes(placed.n_elements, n_operands, placed.gram)) {
+            return false;
+        }
+        let operands = placed.operands.iter();
+        let dtypes = operands.clone().map(|&(_, dtype)| dtype);
+        let (out, out_dtype) = placed.out;
+        let mut kind = written(out_dtype, dtypes);
+        if placed.mask.is_some() {
+            kind |= FIND_MASK;
+        }
+        let gram = placed.gram.then(|| self.fetch(gram_bytes(n_operands)));
+        self.add(Tile {
+            n_elements: placed.n_elements as u64,
+            operands: operands
+                .map(|&(address, dtype)| (address, number_of(dtype).into()))
+                .collect(),
+            mask: placed.mask.unwrap_or(0),
+            found_mask: 0..0,
+            out,
+            found: 0..0,
+            gram,
+            out_dtype: number_of(out_dtype),
+            kind,
+        });
+        true
+    }
+
+    fn add(&mut self, tile: Tile) {
+        if tile.gram.is_some() {
+            let index = self.tiles.len() as u32;
+            let n_pieces = tile.n_elements.div_ceil(PIECE as u64) as u32;
+            self.pieces
+                .extend((0..n_pieces).map(|piece| (index, piece)));
+        }
+        self.tiles.push(tile);
     }
 
     fn send(&mut self, buffer: &mut [u8], bytes: &[u8]) {
@@ -304,7 +297,7 @@ impl Batch {
             tables.push(tile.n_elements);
             tables.push(operands + (index * n_ingredients * OPERAND_BYTES) as u64);
             tables.push(tile.mask);
-            tables.push(self.from.address + tile.out.start as u64);
+            tables.push(tile.out);
             tables.push(self.from.address + (counts + index * COUNTS_BYTES) as u64);
             let gram = tile.gram.as_ref();
             tables.push(gram.map_or(0, |gram| self.from.address + gram.start as u64));
@@ -327,48 +320,6 @@ impl Batch {
         }
     }
 
-    fn launches(&self, tiles: u64, weights: u64, pieces: u64, products: u64) -> Vec<Launch> {
-        let n_tiles = self.tiles.len() as u64;
-        let n_ingredients = self.weights.values().len() as u64;
-        let most = |kind: u32| {
-            let tiles = self.tiles.iter().filter(|tile| tile.kind & EXACT == kind);
-            tiles.map(|tile| tile.n_elements.next_multiple_of(64)).max()
-        };
-        let mut launches = Vec::new();
-        for (kernel, kind) in [(Kernel::Combine, 0), (Kernel::CombineExact, EXACT)] {
-            let Some(n_elements) = most(kind).filter(|&n_elements| n_elements > 0) else {
-                continue;
-            };
-            let columns = n_elements.div_ceil(GROUP * BLOCK);
-            launches.push(Launch::new(
-                kernel,
-                (columns.min(MOST_COLUMNS), n_tiles.min(MOST_ROWS)),
-                &[tiles, n_tiles, weights],
-            ));
-        }
-        if self.tiles.iter().any(|tile| tile.gram.is_some()) {
-            let n_pieces = self.pieces.len() as u64;
-            let n_squares = n_ingredients.div_ceil(SIDE) * (n_ingredients.div_ceil(SIDE) + 1) / 2;
-            let n_pairs = n_ingredients * (n_ingredients + 1) / 2;
-            if n_pieces > 0 {
-                launches.push(Launch::new(
-                    Kernel::GramPieces,
-                    (n_squares, n_pieces.min(MOST_ROWS)),
-                    &[tiles, pieces, n_pieces, n_ingredients, products],
-                ));
-            }
-            launches.push(Launch::new(
-                Kernel::GramTiles,
-                (
-                    n_pairs.div_ceil(BLOCK).min(MOST_COLUMNS),
-                    n_tiles.min(MOST_ROWS),
-                ),
-                &[tiles, n_tiles, n_ingredients, products],
-            ));
-        }
-        launches
-    }
-
     /// What was found for the tile of this index, in the bytes that were fetched.
     ///
     /// # Panics
@@ -384,7 +335,7 @@ impl Batch {
             Gram::from_products(tile.operands.len(), products.collect())
         });
         Answer {
-            out: &fetched[tile.out.clone()],
+            out: &fetched[tile.found.clone()],
             mask: &fetched[tile.found_mask.clone()],
             counts: Counts {
                 retained_zeros: count(0),
@@ -394,5 +345,13 @@ impl Batch {
             unsettled: count(3),
             gram,
         }
+    }
+}
+
+/// What `kind` says of a tile that is written.
+fn written(out_dtype: Dtype, dtypes: impl IntoIterator<Item = Dtype>) -> u32 {
+    match needs_exact_mean(out_dtype, dtypes) {
+        true => WRITES | EXACT,
+        false => WRITES,
     }
 }

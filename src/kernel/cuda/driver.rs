@@ -1,4 +1,4 @@
-//! The CUDA driver: devices, buffers, and batches that run on them.
+//! The CUDA driver: devices, their memory, and kernels that run on them.
 //!
 //! Nothing is linked. The driver's library is looked for when a device is asked for, and
 //! if it is not there, that is an error like any other.
@@ -16,7 +16,6 @@ use cudarc::driver::CudaEvent;
 use cudarc::driver::CudaFunction;
 use cudarc::driver::CudaSlice;
 use cudarc::driver::CudaStream;
-use cudarc::driver::DevicePtr;
 use cudarc::driver::DriverError;
 use cudarc::driver::LaunchConfig;
 use cudarc::driver::PinnedHostSlice;
@@ -24,15 +23,9 @@ use cudarc::driver::PushKernelArg;
 use cudarc::driver::sys;
 use cudarc::nvrtc::Ptx;
 
-use super::batch::Answer;
-use super::batch::Batch;
-use super::batch::Buffer;
-use super::batch::Orders;
-use super::batch::Request;
 use super::error::DeviceError;
 use super::launch::Kernel;
-use crate::kernel::KernelError;
-use crate::kernel::Weights;
+use super::launch::Launch;
 
 /// Compute capability that the PTX is made for.
 const CAPABILITY: (i32, i32) = (8, 0);
@@ -46,37 +39,6 @@ pub struct Device {
     name: String,
     context: Arc<CudaContext>,
     functions: Vec<(Kernel, CudaFunction)>,
-}
-
-/// Memory of a device and of the processor, for one batch at a time.
-#[derive(Debug)]
-pub struct Lane {
-    device: Arc<Device>,
-    stream: Arc<CudaStream>,
-    /// Recorded behind the last batch. A thread that waits for it leaves its core to
-    /// others.
-    done: CudaEvent,
-    sent: PinnedHostSlice<u8>,
-    fetched: PinnedHostSlice<u8>,
-    to: CudaSlice<u8>,
-    from: CudaSlice<u8>,
-    batch: Batch,
-}
-
-/// Bytes of the two buffers of a [`Lane`], each taken on both sides of the bus.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LaneBytes {
-    /// What is sent at once.
-    pub to: usize,
-    /// What is computed at once.
-    pub from: usize,
-}
-
-impl LaneBytes {
-    /// Bytes on either side.
-    pub fn total(self) -> u64 {
-        self.to as u64 + self.from as u64
-    }
 }
 
 /// Whether the driver's library can be loaded. With the feature `cuda` it is linked, and
@@ -140,8 +102,8 @@ impl Device {
                 minor,
             });
         }
-        // SAFETY: every buffer of a lane is used on the lane's stream alone, and freed
-        // after it has been waited for.
+        // SAFETY: whoever puts work on a stream waits for it before the buffers that it uses
+        // are used by another stream, or freed.
         unsafe { context.disable_event_tracking() };
         let refused = |error| DeviceError::Driver {
             index,
@@ -173,7 +135,7 @@ impl Device {
         &self.name
     }
 
-    fn failed(&self, action: &'static str) -> impl Fn(DriverError) -> DeviceError {
+    pub(super) fn failed(&self, action: &'static str) -> impl Fn(DriverError) -> DeviceError {
         let index = self.index;
         move |error| DeviceError::Failed {
             index,
@@ -194,187 +156,91 @@ impl Device {
         Ok(free as u64)
     }
 
-    /// Buffers and a stream for the combinations that `weights` say.
-    ///
-    /// # Errors
-    /// [`DeviceError::Memory`] or [`DeviceError::Failed`].
-    pub fn lane(
-        self: &Arc<Self>,
-        bytes: LaneBytes,
-        weights: &Weights,
-    ) -> Result<Lane, DeviceError> {
-        let context = &self.context;
-        context.bind_to_thread().map_err(self.failed("start"))?;
-        let no_memory = |error: DriverError| match error.0 {
-            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => DeviceError::Memory {
-                index: self.index,
-                needed: bytes.total(),
-                free: self.free_memory().unwrap_or(0),
-            },
-            _ => self.failed("give memory")(error),
-        };
-        let stream = context.new_stream().map_err(self.failed("make a stream"))?;
-        let done = context
+    /// A stream of its own.
+    pub(super) fn stream(&self) -> Result<Arc<CudaStream>, DeviceError> {
+        self.bind()?;
+        self.context
+            .new_stream()
+            .map_err(self.failed("make a stream"))
+    }
+
+    /// An event that a thread waits for without keeping its core.
+    pub(super) fn event(&self) -> Result<CudaEvent, DeviceError> {
+        self.context
             .new_event(Some(sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC))
-            .map_err(self.failed("make an event"))?;
-        let allocate = |len| stream.alloc_zeros::<u8>(len).map_err(no_memory);
-        let pin = |len| {
-            // SAFETY: any byte is a valid u8, and only what was written is read: the
-            // buffer is cleared below before anybody sees it.
-            let pinned = unsafe { context.alloc_pinned_with_flags::<u8>(len, 0) };
-            let mut pinned = pinned.map_err(self.failed("pin the processor's memory"))?;
-            pinned
-                .as_mut_slice()
-                .map_err(self.failed("pin the processor's memory"))?
-                .fill(0);
-            Ok(pinned)
+            .map_err(self.failed("make an event"))
+    }
+
+    /// Makes the device the calling thread's.
+    pub(super) fn bind(&self) -> Result<(), DeviceError> {
+        self.context.bind_to_thread().map_err(self.failed("start"))
+    }
+
+    /// Cleared memory of the device. `needed` is told if there is too little.
+    pub(super) fn allocate(
+        &self,
+        stream: &Arc<CudaStream>,
+        len: usize,
+        needed: u64,
+    ) -> Result<CudaSlice<u8>, DeviceError> {
+        stream
+            .alloc_zeros(len)
+            .map_err(|error: DriverError| match error.0 {
+                sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => DeviceError::Memory {
+                    index: self.index,
+                    needed,
+                    free: self.free_memory().unwrap_or(0),
+                },
+                _ => self.failed("give memory")(error),
+            })
+    }
+
+    /// Cleared memory of the processor that the device can reach.
+    pub(super) fn pin(&self, len: usize) -> Result<PinnedHostSlice<u8>, DeviceError> {
+        // SAFETY: any byte is a valid u8, and only what was written is read: the
+        // buffer is cleared below before anybody sees it.
+        let pinned = unsafe { self.context.alloc_pinned_with_flags::<u8>(len, 0) };
+        let mut pinned = pinned.map_err(self.failed("pin the processor's memory"))?;
+        pinned
+            .as_mut_slice()
+            .map_err(self.failed("pin the processor's memory"))?
+            .fill(0);
+        Ok(pinned)
+    }
+
+    /// Puts a kernel on a stream.
+    pub(super) fn launch(
+        &self,
+        stream: &Arc<CudaStream>,
+        launch: &Launch,
+    ) -> Result<(), DeviceError> {
+        let function = self
+            .functions
+            .iter()
+            .find(|(kernel, _)| *kernel == launch.kernel);
+        let Some((_, function)) = function else {
+            return Ok(());
         };
-        let (to, from) = (allocate(bytes.to)?, allocate(bytes.from)?);
-        let (sent, fetched) = (pin(bytes.to)?, pin(bytes.from)?);
-        stream.synchronize().map_err(self.failed("clear memory"))?;
-        let buffer = |slice: &CudaSlice<u8>, bytes| Buffer {
-            address: slice.device_ptr(&stream).0,
-            bytes,
+        let mut call = stream.launch_builder(function);
+        for parameter in &launch.parameters {
+            call.arg(parameter);
+        }
+        let config = LaunchConfig {
+            grid_dim: (launch.grid.0, launch.grid.1, 1),
+            block_dim: (BLOCK, 1, 1),
+            shared_mem_bytes: 0,
         };
-        let batch = Batch::new(buffer(&to, bytes.to), buffer(&from, bytes.from), weights);
-        Ok(Lane {
-            device: Arc::clone(self),
-            batch,
-            stream,
-            done,
-            sent,
-            fetched,
-            to,
-            from,
-        })
+        // SAFETY: a launch is made by a batch, with the kernel's parameters in number and
+        // size. The tables that they point at name addresses within the lane's buffers, where
+        // the batch gives places out and refuses what does not fit, and within models of
+        // this device, as long as their layouts say, which are borrowed until it is done.
+        unsafe { call.launch(config) }.map_err(self.failed("start a kernel"))?;
+        Ok(())
     }
 }
 
 impl fmt::Display for Device {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "cuda:{} ({})", self.index, self.name)
-    }
-}
-
-impl Lane {
-    /// Forgets the last batch.
-    pub fn clear(&mut self) {
-        self.batch.clear();
-    }
-
-    /// Number of tiles of the batch.
-    pub fn len(&self) -> usize {
-        self.batch.len()
-    }
-
-    /// Whether the batch has no tiles.
-    pub fn is_empty(&self) -> bool {
-        self.batch.is_empty()
-    }
-
-    /// Adds a tile to the batch; `false` if there is no room for it.
-    ///
-    /// # Errors
-    /// [`KernelError`] if a length or element type does not fit.
-    pub fn push(&mut self, request: Request<'_>) -> Result<bool, KernelError> {
-        let buffer = self.sent.as_mut_slice().unwrap_or_default();
-        self.batch.push(buffer, request)
-    }
-
-    /// Sends the batch, computes it, and fetches what was found.
-    ///
-    /// # Errors
-    /// [`DeviceError::Failed`]; then nothing is known about the results.
-    pub fn run(&mut self) -> Result<(), DeviceError> {
-        let device = Arc::clone(&self.device);
-        device
-            .context
-            .bind_to_thread()
-            .map_err(device.failed("start"))?;
-        let to_pinned = device.failed("reach the processor's memory");
-        let sent = self.sent.as_mut_slice().map_err(&to_pinned)?;
-        let Orders {
-            sent: n_sent,
-            fetched: n_fetched,
-            cleared,
-            launches,
-        } = self.batch.finish(sent);
-        let queued = self.queue(n_sent, n_fetched, cleared, launches);
-        let unfinished = device.failed("finish its work");
-        match queued {
-            Ok(()) => self.done.synchronize().map_err(unfinished),
-            Err(error) => {
-                // Buffers must not be in use when it is told.
-                let _ = self.stream.synchronize();
-                Err(error)
-            }
-        }
-    }
-
-    fn queue(
-        &mut self,
-        n_sent: usize,
-        n_fetched: usize,
-        cleared: std::ops::Range<usize>,
-        launches: Vec<super::launch::Launch>,
-    ) -> Result<(), DeviceError> {
-        let Self {
-            device,
-            stream,
-            done,
-            sent,
-            fetched,
-            to,
-            from,
-            ..
-        } = self;
-        let sent = sent
-            .as_slice()
-            .map_err(device.failed("reach the processor's memory"))?;
-        stream
-            .memcpy_htod(&sent[..n_sent], &mut to.slice_mut(..n_sent))
-            .map_err(device.failed("take what is sent"))?;
-        stream
-            .memset_zeros(&mut from.slice_mut(cleared))
-            .map_err(device.failed("clear memory"))?;
-        for launch in &launches {
-            let function = device
-                .functions
-                .iter()
-                .find(|(kernel, _)| *kernel == launch.kernel);
-            let Some((_, function)) = function else {
-                continue;
-            };
-            let mut call = stream.launch_builder(function);
-            for parameter in &launch.parameters {
-                call.arg(parameter);
-            }
-            let config = LaunchConfig {
-                grid_dim: (launch.grid.0, launch.grid.1, 1),
-                block_dim: (BLOCK, 1, 1),
-                shared_mem_bytes: 0,
-            };
-            // SAFETY: the parameters are the kernel's, in number and size, and the tables
-            // that they point at name addresses within `to` and `from` only: a batch gives
-            // places out within both, and refuses what does not fit.
-            unsafe { call.launch(config) }.map_err(device.failed("start a kernel"))?;
-        }
-        let fetched = fetched
-            .as_mut_slice()
-            .map_err(device.failed("reach the processor's memory"))?;
-        stream
-            .memcpy_dtoh(&from.slice(..n_fetched), &mut fetched[..n_fetched])
-            .map_err(device.failed("give what was found"))?;
-        done.record(stream)
-            .map_err(device.failed("record an event"))
-    }
-
-    /// What was found for the tile of this index.
-    ///
-    /// # Panics
-    /// If there is no such tile.
-    pub fn answer(&self, index: usize) -> Answer<'_> {
-        self.batch
-            .answer(index, self.fetched.as_slice().unwrap_or_default())
     }
 }

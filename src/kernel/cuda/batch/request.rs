@@ -33,6 +33,21 @@ pub struct Request<'a> {
     pub gram: bool,
 }
 
+/// A tile whose values, mask and output have their addresses on the device.
+#[derive(Clone, Debug)]
+pub(in crate::kernel::cuda) struct Placed {
+    /// Elements of every operand.
+    pub(in crate::kernel::cuda) n_elements: usize,
+    /// One per weight.
+    pub(in crate::kernel::cuda) operands: Vec<(u64, Dtype)>,
+    /// Where the mask is written that is read from zeros; `None` retains everything.
+    pub(in crate::kernel::cuda) mask: Option<u64>,
+    /// Where the weighted mean is written.
+    pub(in crate::kernel::cuda) out: (u64, Dtype),
+    /// Whether inner products are wanted.
+    pub(in crate::kernel::cuda) gram: bool,
+}
+
 /// What the kernels found for one tile.
 #[derive(Clone, Debug)]
 pub struct Answer<'a> {
