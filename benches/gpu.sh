@@ -1,37 +1,115 @@
 #!/usr/bin/env bash
-# Merges on a GPU: parity, memory errors and time beside the processor, in one table.
+# Everything that takes a GPU, in one go: parity, memory errors, copies and soups on the
+# device, merges beside the processor's, and trainings. Ends with a short table.
 #
-#     benches/gpu.sh DIRECTORY
+#     benches/gpu.sh              builds what is needed and runs it
+#     benches/gpu.sh DIRECTORY    runs what `benches/gpu.sh --build DIRECTORY` has put there,
+#                                 on a machine without Rust
 #
-# DIRECTORY holds `sms-merge` and `kernels`, which is the binary of tests/kernels.rs. Needs
-# a driver, and a Python ($PYTHON, or python3) that has numpy. Files of some GB are
-# written to $SCRATCH (/dev/shm if there is one). SIZES are elements of each ingredient.
+# Needs a driver, and a Python ($PYTHON, or python3) that has numpy. Where CUDA's toolkit is
+# (nvcc, or .ci/cuda-toolkit), training is built too; otherwise it is left out. Files of some
+# GB are written to $SCRATCH (/dev/shm if there is one). $SIZES are elements of each
+# ingredient, $MOST_BYTES all bytes of the largest merge. Results are kept in benches/results.
 set -uo pipefail
-directory="$(cd "${1:?usage: benches/gpu.sh DIRECTORY}" && pwd)"
+source="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." 2>/dev/null && pwd)"
 python="${PYTHON:-python3}"
-root="${SCRATCH:-/dev/shm}"
-sizes="${SIZES:-134217728 536870912}"
-scratch="$(mktemp -d -p "$root")"
+
+# executable CARGO-ARGUMENTS...: builds, and prints the path of what was built.
+executable() {
+    (cd "$source" && cargo "$@" --locked --message-format json-render-diagnostics) |
+        "$python" -c '
+import json, sys
+found = [line["executable"] for line in map(json.loads, sys.stdin) if line.get("executable")]
+print(found[-1])'
+}
+
+# build DIRECTORY: the programs that the rest of this script runs.
+build() {
+    mkdir -p "$1" && cp "${BASH_SOURCE[0]}" "$source/benches/train_gpu.sh" "$1" || return 1
+    cp "$(executable build --release --bin sms-merge)" "$1/sms-merge" &&
+        cp "$(executable test --release --no-run --test kernels)" "$1/kernels" &&
+        cp "$(executable bench --no-run --bench device)" "$1/device" || return 1
+    if ! command -v "${NVCC:-nvcc}" >/dev/null && ! [ -x "${CUDA_HOME:-/nowhere}/bin/nvcc" ]; then
+        echo "no CUDA toolkit: training is left out" >&2
+        return 0
+    fi
+    mkdir -p "$1/training"
+    local cuda="${CARGO_TARGET_DIR:-$source/target}/gpu"
+    cp "$(executable build --release --features cuda --target-dir "$cuda" --bin sms-merge)" \
+        "$1/training/sms-merge" &&
+        cp "$(executable test --release --no-run --features cuda --target-dir "$cuda" \
+            --test engines)" "$1/training/engines"
+}
+
+if [ "${1:-}" = --build ]; then
+    build "${2:?usage: benches/gpu.sh --build DIRECTORY}"
+    exit
+fi
+scratch="$(mktemp -d -p "${SCRATCH:-$([ -d /dev/shm ] && echo /dev/shm || echo /tmp)}")"
 trap 'rm -rf "$scratch"' EXIT
+if [ $# -eq 0 ]; then
+    directory="$scratch/programs"
+    build "$directory" || exit 1
+else
+    directory="$(cd "$1" && pwd)" || exit 1
+fi
+sizes="${SIZES:-33554432 134217728 536870912}"
+table=()
 failed=0
+
+# record WHAT RESULT: a line of the table at the end.
+record() {
+    table+=("$(printf '%-40s %s' "$1" "$2")")
+}
+
+# verdict WHAT STATUS: the same, of what passes or fails.
+verdict() {
+    if [ "$2" -eq 0 ]; then
+        record "$1" passed
+    else
+        record "$1" FAILED
+        failed=1
+    fi
+}
 
 echo "== machine"
 date -u +%F
 nvidia-smi --query-gpu=name,driver_version,pcie.link.gen.current,pcie.link.width.current \
-    --format=csv,noheader
+    --format=csv,noheader || echo "nvidia-smi is not here"
 nproc
 
 echo "== kernels against the definition"
-SMS_MERGE_REQUIRE_CUDA=1 "$directory/kernels" --test-threads 4 || failed=1
+SMS_MERGE_REQUIRE_CUDA=1 "$directory/kernels" --test-threads 4
+verdict "kernels against the definition" $?
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck initcheck; do
         echo "== compute-sanitizer $tool"
-        compute-sanitizer --tool "$tool" --error-exitcode 9 "$directory/kernels" \
-            --exact mixed_types 2>&1 | tail -3 || failed=1
+        compute-sanitizer --tool "$tool" --error-exitcode 9 "$directory/kernels" --test-threads 1 \
+            mixed_types masks_that_differ what_only_a_fraction plain_numbers 2>&1 | tail -3
+        verdict "compute-sanitizer $tool" "${PIPESTATUS[0]}"
     done
 else
-    echo "compute-sanitizer is not here"
+    record compute-sanitizer "not here"
 fi
+
+echo "== copies, batches, and soups of models on the device"
+SMS_MERGE_BENCH_ELEMENTS="${ELEMENTS:-134217728}" "$directory/device" | tee "$scratch/device"
+verdict "soups on the device, bytes and distances" "${PIPESTATUS[0]}"
+bus="$(sed -n 's/^plain copies, GB\/s: \([0-9.]*\) to the device.*/\1/p' "$scratch/device")"
+record "copy to the device, GB/s" "$bus"
+record "batches of a merge, share of the bus" \
+    "$(sed -n 's/^batches of a merge.*; \([0-9]* %\) of the bus/\1/p' "$scratch/device")"
+# soup TYPE MODELS DISTANCES: share of memory bandwidth, and times the processor's speed.
+soup() {
+    record "$2 $1 on the device, distances $3" "$(awk -v t="$1" -v m="$2" -v d="$3" \
+        '$1 == t && $2 == m && $4 == d { print $8 " of its memory, " $12 " x the processor" }' \
+        "$scratch/device")"
+}
+soup F32 4 off
+soup F32 16 off
+soup BF16 16 off
+soup F32 128 on
+soup F32 512 on
 
 # make NAME TYPE COUNT ELEMENTS: ingredients, 90 % zeros in the same places.
 make() {
@@ -75,28 +153,53 @@ secs() {
     printf '%.3f' "$best"
 }
 
-echo "== merges: seconds on the processor and on cuda:0, files in memory"
-printf '%-5s %5s %12s %9s %8s %8s %8s\n' type count bytes distances cpu cuda equal
+# quotient FORMAT A B: A / B.
+quotient() {
+    "$python" -c "print('$1' % (${2:-0} / (${3:-0} or float('nan'))))"
+}
+
+echo "== merges: seconds on the processor and on cuda:0, files in memory; bus is the share of it"
+merges=0
+format='%-5s %5s %12s %9s %8s %8s %6s %6s %6s\n'
+# shellcheck disable=SC2059
+printf "$format" type count bytes distances cpu cuda ratio bus equal
 for dtype in F32 BF16 F64; do
     for count in 4 16; do
         for n in $sizes; do
             width=4
             [ "$dtype" = BF16 ] && width=2
             [ "$dtype" = F64 ] && width=8
-            # A third of the machine's memory at most.
             [ $((n * width * count)) -gt "${MOST_BYTES:-20000000000}" ] && continue
-            make in "$dtype" "$count" "$n" || { failed=1; continue; }
+            make in "$dtype" "$count" "$n" || { merges=1; continue; }
             for distances in off on; do
-                cpu=$(secs "$scratch"/in-*.st --distances "$distances") || failed=1
+                cpu=$(secs "$scratch"/in-*.st --distances "$distances") || merges=1
                 digest=$(cksum <"$scratch/out.st")
-                cuda=$(secs "$scratch"/in-*.st --distances "$distances" --device cuda) || failed=1
+                cuda=$(secs "$scratch"/in-*.st --distances "$distances" --device cuda) || merges=1
                 equal=no
-                [ "$digest" = "$(cksum <"$scratch/out.st")" ] && equal=yes || failed=1
-                printf '%-5s %5s %12s %9s %8s %8s %8s\n' "$dtype" "$count" \
-                    $((n * width * count)) "$distances" "$cpu" "$cuda" "$equal"
+                [ "$digest" = "$(cksum <"$scratch/out.st")" ] && equal=yes || merges=1
+                bytes=$((n * width * count))
+                ratio=$(quotient %.2f "$cuda" "$cpu")
+                # shellcheck disable=SC2059
+                printf "$format" "$dtype" "$count" "$bytes" "$distances" "$cpu" "$cuda" "$ratio" \
+                    "$(quotient %.3f "$bytes / 1e9 / $cuda" "$bus")" "$equal"
+                if [ "$dtype" != F64 ] && [ "$distances" = on ]; then
+                    record "merge of $count $dtype, $bytes bytes" \
+                        "$cpu s here, $cuda s there, equal: $equal"
+                fi
             done
             rm -f "$scratch"/in-*.st
         done
     done
 done
+verdict "merges, byte for byte" $merges
+
+if [ -x "$directory/training/engines" ]; then
+    bash "$directory/train_gpu.sh" "$directory/training"
+    verdict "trainings" $?
+else
+    record trainings "left out: built without CUDA's toolkit"
+fi
+
+echo "== in short"
+printf '%s\n' "${table[@]}"
 exit $failed

@@ -359,6 +359,12 @@ CALL cuMemcpyDtoHAsync_v2(void *to, u64 from, size_t bytes, Stream *stream) {
     return OK;
 }
 
+CALL cuMemcpyDtoDAsync_v2(u64 to, u64 from, size_t bytes, Stream *stream) {
+    ENTER(cuMemcpyDtoDAsync_v2)
+    stream->work.push_back([=] { std::memcpy((void *)to, (const void *)from, bytes); });
+    return OK;
+}
+
 CALL cuModuleLoadData(void **module, const void *image) {
     ENTER(cuModuleLoadData)
     *module = const_cast<void *>(image);
