@@ -279,7 +279,10 @@ fn all_soups(device: &Arc<Device>, rates: Rates) -> Result<bool, ResidentError> 
         match soups(device, rates, dtype, n_models, n_elements) {
             Ok(equal) => is_equal &= equal,
             Err(ResidentError::Device(error @ DeviceError::Memory { .. })) => {
-                println!("{:5} {n_models:6} {n_elements:11} skipped: {error}", dtype.to_string());
+                println!(
+                    "{:5} {n_models:6} {n_elements:11} skipped: {error}",
+                    dtype.to_string()
+                );
             }
             Err(error) => return Err(error),
         }

@@ -61,12 +61,6 @@ pub(crate) fn run(arguments: &CheckArguments, interrupted: &AtomicBool) -> anyho
     let uniform = Weights::uniform(paths.len()).map_err(MergeError::Weights)?;
     let mut options = MergeOptions::new(Method::Uniform, uniform);
     options.rules = rules(&arguments.mask, OnMaskMismatch::Error)?;
-    options.workers = workers(
-        &arguments.device,
-        &arguments.reading,
-        &arguments.report,
-        None,
-    )?;
     options.distances = false;
     select(&arguments.selection, &mut options)?;
     let ingredients = join(
@@ -77,6 +71,12 @@ pub(crate) fn run(arguments: &CheckArguments, interrupted: &AtomicBool) -> anyho
         &options,
     )?;
     warnings.extend(notes(&ingredients));
+    options.workers = workers(
+        &arguments.device,
+        &arguments.reading,
+        &arguments.report,
+        None,
+    )?;
     let plan = MergePlan::new(&ingredients, &options)?;
     let progress = Progress::new(plan.bytes_to_read, &arguments.report);
     let observer = Observer {

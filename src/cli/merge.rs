@@ -88,6 +88,16 @@ pub(crate) fn run(arguments: &MergeArguments, interrupted: &AtomicBool) -> anyho
         Destination::resolve_soup(output, &ingredients, shard_bytes, existing, durability)
     });
     let destination = destination.transpose()?;
+    // A device takes a while to open: what is wrong with the files is told before.
+    let measured = options
+        .distances
+        .then(|| NonZeroUsize::new(ingredients.count()));
+    options.workers = workers(
+        &arguments.device,
+        &arguments.reading,
+        &arguments.report,
+        measured.flatten(),
+    )?;
     let mut planned = MergePlan::new(&ingredients, &options)?;
     let destination = match destination {
         Some(destination) if !arguments.plan => destination,
@@ -225,13 +235,6 @@ fn options(arguments: &MergeArguments, n_ingredients: usize) -> anyhow::Result<M
         Measure::On => true,
         Measure::Off => false,
     };
-    let measured = options.distances.then(|| NonZeroUsize::new(n_ingredients));
-    options.workers = workers(
-        &arguments.device,
-        &arguments.reading,
-        &arguments.report,
-        measured.flatten(),
-    )?;
     Ok(options)
 }
 

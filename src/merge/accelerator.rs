@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::Mutex;
 
 use crate::kernel::cuda::Device;
 use crate::kernel::cuda::DeviceError;
@@ -14,10 +15,8 @@ use crate::merge::execute::UNIT_ELEMENTS;
 use crate::merge::execute::UNIT_TILES;
 use crate::merge::job::Job;
 use crate::merge::plan::Action;
-use crate::tensor::TILE_ELEMENTS;
-
-/// Whole tiles of a run.
-const UNIT_WHOLE_TILES: usize = (UNIT_ELEMENTS / TILE_ELEMENTS) as usize;
+use crate::merge::sink::lock;
+use crate::tensor::tile_elements;
 
 /// Ingredients from which on their pairwise distances are left to a GPU. An H100 took twice
 /// as long as 16 cores for 128 ingredients, and 0.68 of the time for 256
@@ -29,6 +28,8 @@ const FEWEST_FOR_DISTANCES: usize = 256;
 pub struct Accelerator {
     devices: Vec<Arc<Device>>,
     memory: u64,
+    /// Lanes that no pass uses now.
+    idle: Arc<Mutex<Vec<Lane>>>,
 }
 
 impl Accelerator {
@@ -41,6 +42,7 @@ impl Accelerator {
         Ok(Self {
             devices: devices.collect::<Result<_, _>>()?,
             memory,
+            idle: Arc::default(),
         })
     }
 
@@ -63,71 +65,109 @@ impl Accelerator {
     }
 
     /// Lanes for the workers of a pass, dealt to the devices in turn: `most` of them, or
-    /// as many as the memory holds.
+    /// as many as the memory holds. Those of an earlier pass are taken if they fit.
     ///
     /// # Errors
     /// [`DeviceError`] if it does not hold one, or the device has none left.
     pub(super) fn lanes(&self, job: &Job<'_>, most: usize) -> Result<Vec<Lane>, DeviceError> {
         let each = most.div_ceil(self.devices.len().max(1)).max(1);
-        let (bytes, each) = lane_bytes(job, self.memory, each)?;
+        let (bytes, each) = LaneSize::of(job).fit(self.memory, each)?;
+        let mut idle = std::mem::take(&mut *lock(&self.idle));
+        // What does not fit gives its memory back first.
+        idle.retain(|lane| lane.bytes() == bytes);
+        let mut take = |device: &Arc<Device>| {
+            let fits = |lane: &Lane| lane.device().index() == device.index();
+            match idle.iter().position(fits) {
+                Some(index) => {
+                    let mut lane = idle.swap_remove(index);
+                    lane.weigh(&job.options.weights);
+                    Ok(lane)
+                }
+                None => Lane::new(device, bytes, &job.options.weights),
+            }
+        };
         let dealt = (0..each).flat_map(|_| &self.devices);
-        dealt
-            .map(|device| Lane::new(device, bytes, &job.options.weights))
-            .collect()
+        dealt.map(&mut take).collect()
+    }
+
+    /// Keeps lanes for the next pass.
+    pub(super) fn keep(&self, lanes: Vec<Lane>) {
+        *lock(&self.idle) = lanes;
     }
 }
 
-/// Bytes of a lane, and how many lanes there are: `most` that hold all tiles of a run
-/// each, then fewer tiles, then fewer lanes.
-fn lane_bytes(job: &Job<'_>, memory: u64, most: usize) -> Result<(LaneBytes, usize), DeviceError> {
-    let sizes = |n_tiles| lane_of(job, n_tiles);
-    let few = (0..)
-        .map(|halvings| UNIT_WHOLE_TILES >> halvings)
-        .take_while(|&n_tiles| n_tiles > 0)
-        .map(sizes)
-        .find(|bytes| bytes.total().saturating_mul(most as u64) <= memory);
-    if let Some(bytes) = few {
-        return Ok((bytes, most));
-    }
-    let bytes = sizes(1);
-    match (memory / bytes.total()) as usize {
-        0 => Err(DeviceError::Limit {
-            limit: memory,
-            needed: bytes.total(),
-        }),
-        n_lanes => Ok((bytes, n_lanes)),
-    }
+/// What decides how many bytes a lane takes.
+struct LaneSize {
+    /// Bytes of the widest element of every ingredient.
+    widths: Vec<usize>,
+    /// Bytes of the widest element that is written; 0 if nothing is.
+    out: usize,
+    /// Whether inner products are measured.
+    gram: bool,
+    /// Elements of the largest tile.
+    largest: usize,
+    /// Elements of all tiles, or of a run if that is less.
+    most: usize,
 }
 
-/// Bytes of a lane that holds so many whole tiles of the widest types of the ingredients,
-/// and the tables of a run of small ones.
-fn lane_of(job: &Job<'_>, n_tiles: usize) -> LaneBytes {
-    let ingredients = job.ingredients;
-    let n_ingredients = ingredients.count();
-    let averaged = || {
+impl LaneSize {
+    fn of(job: &Job<'_>) -> Self {
+        let ingredients = job.ingredients;
+        let mut size = Self {
+            widths: vec![0; ingredients.count()],
+            out: 0,
+            gram: job.options.distances && job.writes(),
+            largest: 1,
+            most: 1,
+        };
         let planned = job.plan.tensors.iter();
-        planned.filter(|planned| planned.action == Action::Average)
-    };
-    let width = |ingredient| {
-        let widths = averaged().filter_map(|planned| {
+        for planned in planned.filter(|planned| planned.action == Action::Average) {
             let parameter = &ingredients.parameters()[planned.parameter];
-            float_bytes(ingredients.value(parameter, ingredient).dtype)
-        });
-        widths.max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..n_ingredients).map(width).collect();
-    let out = averaged().filter_map(|planned| float_bytes(planned.slot.dtype));
-    let out = if job.writes() {
-        out.max().unwrap_or(0)
-    } else {
-        0
-    };
-    let gram = job.options.distances && job.writes();
-    let (to, from) = tile_bytes(TILE_ELEMENTS as usize, &widths, out, gram);
-    let (small_to, small_from) = tile_bytes(1, &widths, out, false);
-    let (rest_to, rest_from) = batch_bytes(n_ingredients);
-    LaneBytes {
-        to: n_tiles * to + UNIT_TILES * small_to + rest_to,
-        from: n_tiles * from + UNIT_TILES * small_from + rest_from,
+            for (ingredient, width) in size.widths.iter_mut().enumerate() {
+                let dtype = ingredients.value(parameter, ingredient).dtype;
+                *width = float_bytes(dtype).unwrap_or(0).max(*width);
+            }
+            if job.writes() {
+                let width = float_bytes(planned.slot.dtype).unwrap_or(0);
+                size.out = width.max(size.out);
+            }
+            let shape = job.shape(planned);
+            let numel = shape.numel();
+            size.largest = size.largest.max(tile_elements(shape).min(numel) as usize);
+            size.most = (size.most as u64 + numel).min(UNIT_ELEMENTS) as usize;
+        }
+        size
+    }
+
+    /// Bytes for so many elements, and the tables of a run of small tiles.
+    fn bytes(&self, n_elements: usize) -> LaneBytes {
+        let (to, from) = tile_bytes(n_elements, &self.widths, self.out, self.gram);
+        let (small_to, small_from) = tile_bytes(1, &self.widths, self.out, false);
+        let (rest_to, rest_from) = batch_bytes(self.widths.len());
+        LaneBytes {
+            to: to + UNIT_TILES * small_to + rest_to,
+            from: from + UNIT_TILES * small_from + rest_from,
+        }
+    }
+
+    /// Bytes of a lane, and how many lanes there are: `most` that hold a run each, then
+    /// half of it and so on, then fewer lanes.
+    fn fit(&self, memory: u64, most: usize) -> Result<(LaneBytes, usize), DeviceError> {
+        let halved = |n_elements: &usize| (*n_elements > 1).then_some(n_elements / 2);
+        let few = std::iter::successors(Some(self.most), halved)
+            .take_while(|&n_elements| n_elements >= self.largest)
+            .map(|n_elements| self.bytes(n_elements))
+            .find(|bytes| bytes.total().saturating_mul(most as u64) <= memory);
+        if let Some(bytes) = few {
+            return Ok((bytes, most));
+        }
+        let bytes = self.bytes(self.largest);
+        match (memory / bytes.total()) as usize {
+            0 => Err(DeviceError::Limit {
+                limit: memory,
+                needed: bytes.total(),
+            }),
+            n_lanes => Ok((bytes, n_lanes.min(most))),
+        }
     }
 }

@@ -43,6 +43,7 @@ impl Job<'_> {
         // While a device has the tiles of one worker, another makes use of the core.
         let n_workers = lanes.as_ref().map_or(self.plan.threads, Vec::len);
         let lanes = Mutex::new(lanes.unwrap_or_default());
+        let used = Mutex::new(Vec::new());
         let was_doomed = self.is_doomed.load(Ordering::Relaxed);
         let cursor = Mutex::new(Cursor::default());
         let ledger = Mutex::new(Ledger::new(
@@ -79,7 +80,8 @@ impl Job<'_> {
                     }
                 }
             }
-            worker.finish(n_finished.fetch_add(1, Ordering::Relaxed));
+            let lane = worker.finish(n_finished.fetch_add(1, Ordering::Relaxed));
+            lock(&used).extend(lane);
         };
         std::thread::scope(|scope| {
             for _ in 1..n_workers {
@@ -94,7 +96,11 @@ impl Job<'_> {
             work();
         });
         let ledger = ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
-        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        let failure = failure.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let (None, Some(accelerator)) = (&failure, &self.options.workers.accelerator) {
+            accelerator.keep(used.into_inner().unwrap_or_else(PoisonError::into_inner));
+        }
+        match failure {
             // A later unit was computed before the mismatch was known: with fewer
             // threads it would not have been. All masks are read again for the report.
             Some((unit, error)) if ledger.is_doomed_before(unit) && !was_doomed => {
@@ -117,7 +123,11 @@ impl Job<'_> {
         let Some(accelerator) = &self.options.workers.accelerator else {
             return Ok(None);
         };
-        Ok(Some(accelerator.lanes(self, 2 * self.plan.threads)?))
+        // No more than there are runs.
+        let mut cursor = Cursor::default();
+        let runs = std::iter::from_fn(|| self.take(&mut cursor));
+        let n_runs = runs.take(2 * self.plan.threads).count();
+        Ok(Some(accelerator.lanes(self, n_runs)?))
     }
 
     /// Elements that the first ingredient stores of a tile of so many, about: of a

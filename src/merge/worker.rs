@@ -264,11 +264,12 @@ impl<'a> Worker<'a> {
     }
 
     /// Lets go of what is left after the last unit. Each worker begins with other files:
-    /// what this takes the process would spend alone, at its end.
-    pub(super) fn finish(mut self, index: usize) {
+    /// what this takes the process would spend alone, at its end. Returns its lane.
+    pub(super) fn finish(mut self, index: usize) -> Option<Lane> {
         if !matches!(self.job.sink, Sink::None) {
             self.let_go(index);
         }
+        self.lane
     }
 
     /// Lets go of used pages, beginning with the files whose turn the `index` says it is.

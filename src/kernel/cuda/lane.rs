@@ -87,6 +87,14 @@ impl Lane {
         })
     }
 
+    /// Its size.
+    pub fn bytes(&self) -> LaneBytes {
+        LaneBytes {
+            to: self.to.len(),
+            from: self.from.len(),
+        }
+    }
+
     /// Its device.
     pub fn device(&self) -> &Arc<Device> {
         &self.device
@@ -117,7 +125,7 @@ impl Lane {
     }
 
     /// Forgets the last batch, and combines by other coefficients from now on.
-    pub(super) fn weigh(&mut self, weights: &Weights) {
+    pub fn weigh(&mut self, weights: &Weights) {
         self.batch.weigh(weights);
     }
 
