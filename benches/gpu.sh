@@ -14,31 +14,34 @@ set -uo pipefail
 source="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." 2>/dev/null && pwd)"
 python="${PYTHON:-python3}"
 
-# executable CARGO-ARGUMENTS...: builds, and prints the path of what was built.
+# executable NAME CARGO-ARGUMENTS...: builds, and prints the path of the program NAME.
 executable() {
+    local name="$1"
+    shift
     (cd "$source" && cargo "$@" --locked --message-format json-render-diagnostics) |
         "$python" -c '
 import json, sys
-found = [line["executable"] for line in map(json.loads, sys.stdin) if line.get("executable")]
-print(found[-1])'
+lines = [json.loads(line) for line in sys.stdin]
+print([line["executable"] for line in lines
+       if line.get("executable") and line["target"]["name"] == sys.argv[1]][-1])' "$name"
 }
 
 # build DIRECTORY: the programs that the rest of this script runs.
 build() {
     mkdir -p "$1" && cp "${BASH_SOURCE[0]}" "$source/benches/train_gpu.sh" "$1" || return 1
-    cp "$(executable build --release --bin sms-merge)" "$1/sms-merge" &&
-        cp "$(executable test --release --no-run --test kernels)" "$1/kernels" &&
-        cp "$(executable bench --no-run --bench device)" "$1/device" || return 1
+    cp "$(executable sms-merge build --release --bin sms-merge)" "$1/sms-merge" &&
+        cp "$(executable kernels test --release --no-run --test kernels)" "$1/kernels" &&
+        cp "$(executable device bench --no-run --bench device)" "$1/device" || return 1
     if ! command -v "${NVCC:-nvcc}" >/dev/null && ! [ -x "${CUDA_HOME:-/nowhere}/bin/nvcc" ]; then
         echo "no CUDA toolkit: training is left out" >&2
         return 0
     fi
     mkdir -p "$1/training"
     local cuda="${CARGO_TARGET_DIR:-$source/target}/gpu"
-    cp "$(executable build --release --features cuda --target-dir "$cuda" --bin sms-merge)" \
-        "$1/training/sms-merge" &&
-        cp "$(executable test --release --no-run --features cuda --target-dir "$cuda" \
-            --test engines)" "$1/training/engines"
+    local options=(--release --features cuda --target-dir "$cuda")
+    cp "$(executable sms-merge build "${options[@]}" --bin sms-merge)" "$1/training/sms-merge" &&
+        cp "$(executable engines test "${options[@]}" --no-run --test engines)" \
+            "$1/training/engines"
 }
 
 if [ "${1:-}" = --build ]; then
@@ -95,6 +98,7 @@ fi
 echo "== copies, batches, and soups of models on the device"
 SMS_MERGE_BENCH_ELEMENTS="${ELEMENTS:-134217728}" "$directory/device" | tee "$scratch/device"
 verdict "soups on the device, bytes and distances" "${PIPESTATUS[0]}"
+[ -s "$scratch/device" ] || { echo "there is no device to go on with" >&2; exit 1; }
 bus="$(sed -n 's/^plain copies, GB\/s: \([0-9.]*\) to the device.*/\1/p' "$scratch/device")"
 record "copy to the device, GB/s" "$bus"
 record "batches of a merge, share of the bus" \
@@ -102,7 +106,7 @@ record "batches of a merge, share of the bus" \
 # soup TYPE MODELS DISTANCES: share of memory bandwidth, and times the processor's speed.
 soup() {
     record "$2 $1 on the device, distances $3" "$(awk -v t="$1" -v m="$2" -v d="$3" \
-        '$1 == t && $2 == m && $4 == d { print $8 " of its memory, " $12 " x the processor" }' \
+        '$1 == t && $2 == m && $4 == d { print $8 " of its memory, " $11 " x the processor" }' \
         "$scratch/device")"
 }
 soup F32 4 off

@@ -170,3 +170,23 @@ fn devices_that_fail_are_named_and_nothing_is_written() {
     check("--device cuda", &lost, 1, "nothing was written");
     check("--device auto,cpu", &[], 2, "`auto` stands alone");
 }
+
+/// Candidates that are turned down one after the other are tried with the same buffers.
+#[test]
+fn later_passes_take_the_buffers_of_earlier_ones() {
+    let Some(bench) = Bench::new() else { return };
+    let path = bench.path("greedy.st");
+    // Ingredients are better than every soup: trials are all of two.
+    let evaluate = "sh -c 'case $1 in fixtures/*) echo 0.5;; *) echo 0.1;; esac' - {checkpoint}";
+    let mut arguments = words(&INGREDIENTS, "--method greedy --device cuda --force -o");
+    arguments.extend([path.to_str().unwrap(), "--eval", evaluate]);
+    // A lane has two pinned buffers, and one lane each have the proof of all masks, both
+    // trials together, and the soup of the one ingredient that is left.
+    let with = |n_buffers| {
+        let failure = format!("cuMemHostAlloc:{}:2", n_buffers + 1);
+        let done = bench.run(&arguments, &[("STANDIN_FAIL", &failure)]);
+        done.status.success()
+    };
+    assert!(with(6));
+    assert!(!with(5));
+}
