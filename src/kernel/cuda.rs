@@ -9,6 +9,28 @@
 //!
 //! Models that stay on a device are [`Resident`]s, and a [`Combiner`] makes soups of them
 //! there: nothing crosses the bus but tables, counts and inner products.
+//!
+//! ```no_run
+//! use sms_merge::kernel::Weights;
+//! use sms_merge::kernel::cuda::{Combiner, Device, Resident, TensorLayout};
+//! use sms_merge::tensor::Dtype;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let device = Device::open(0)?;
+//! let layout = [TensorLayout { n_elements: 3, dtype: Dtype::F32, is_masked: true }];
+//! let upload = |values: [f32; 3]| {
+//!     let mut model = Resident::zeros(&device, &layout)?;
+//!     model.write(0, &values.map(f32::to_le_bytes).concat())?;
+//!     Ok::<_, Box<dyn std::error::Error>>(model)
+//! };
+//! let (first, second) = (upload([1.0, 0.0, 3.0])?, upload([2.0, 0.0, 5.0])?);
+//! let mut soup = Resident::zeros(&device, &layout)?;
+//! let mut combiner = Combiner::new(&device, 2, 64 << 20)?;
+//! // The soup is [1.5, 0, 4]; models whose zeros stand elsewhere would be refused.
+//! combiner.combine(&mut soup, &[&first, &second], &Weights::uniform(2)?, false)?;
+//! # Ok(())
+//! # }
+//! ```
 
 mod batch;
 mod combiner;
