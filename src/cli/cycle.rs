@@ -91,19 +91,19 @@ pub(crate) fn run(arguments: &CycleArguments, interrupted: &AtomicBool) -> anyho
     };
     let executor = Local::new(std::env::current_exe()?, slots, devices);
     let mut coordinator = Coordinator::new(setting, executor);
-    let mut bars = Bars::new(&plan, &arguments.report);
-    coordinator.look(&mut bars)?;
-    bars.begin(&arguments.run_dir);
-    let ended = coordinator.go(&mut bars);
-    bars.clear();
-    let ended = ended?;
-    let receipts = coordinator.receipts();
     let delivery = Delivery {
         run: &run,
         recipe: &recipe,
         scene: &scene,
         plan: &plan,
     };
+    let mut bars = Bars::new(&delivery, &arguments.report);
+    coordinator.look(&mut bars)?;
+    bars.begin(&arguments.run_dir);
+    let ended = coordinator.go(&mut bars);
+    bars.clear();
+    let ended = ended?;
+    let receipts = coordinator.receipts();
     let delivered = delivery.deliver(&receipts)?;
     let outcome = show::Outcome {
         arguments,
@@ -111,7 +111,7 @@ pub(crate) fn run(arguments: &CycleArguments, interrupted: &AtomicBool) -> anyho
         ended,
         reused: bars.reused(),
         failures: coordinator.failures(),
-        findings: &delivered,
+        delivered: &delivered,
         elapsed: started.elapsed(),
     };
     outcome.show()?;

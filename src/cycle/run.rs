@@ -107,7 +107,8 @@ struct Active {
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Every step is done.
+    /// Every step is done, but for ingredients that failed for good where the recipe lets
+    /// soups do without them.
     Done,
     /// Some steps failed for good; all that do not need them are done.
     Failed,
@@ -177,8 +178,13 @@ impl<'a> Coordinator<'a> {
         // What killed workers left is cleared up before new ones begin.
         let lock = self.setting.lock.ok_or(RunError::NotLocked)?;
         self.setting.run.remove_unused(lock, &BTreeSet::new())?;
+        let mut soups = None;
         loop {
             self.settle(watch)?;
+            let found = self.soups();
+            if soups.replace(found).is_some_and(|before| found > before) {
+                watch.soup(&self.receipts());
+            }
             if self.setting.interrupted.load(Ordering::Relaxed) {
                 return Ok(Ended::Interrupted);
             }
@@ -188,8 +194,7 @@ impl<'a> Coordinator<'a> {
                 .iter()
                 .any(|state| matches!(state, State::Running(_) | State::Ready(_) | State::Waiting));
             if !is_busy {
-                let is_done = |state: &State| matches!(state, State::Done(_));
-                return Ok(match self.states.iter().all(is_done) {
+                return Ok(match self.is_complete() {
                     true => Ended::Done,
                     false => Ended::Failed,
                 });
@@ -197,6 +202,27 @@ impl<'a> Coordinator<'a> {
             self.watch_jobs(watch)?;
             std::thread::sleep(PAUSE);
         }
+    }
+
+    /// Number of soups that are there.
+    fn soups(&self) -> usize {
+        let studies = self.setting.plan.studies.iter();
+        let phases = studies.flat_map(|study| &study.phases);
+        phases
+            .filter(|phase| matches!(self.states[phase.soup], State::Done(_)))
+            .count()
+    }
+
+    /// Whether every step is done, or only read by steps that are done without it.
+    fn is_complete(&self) -> bool {
+        let mut complete = vec![false; self.states.len()];
+        // Steps read of steps before them.
+        for idx in (0..self.states.len()).rev() {
+            let readers = &self.readers[idx];
+            let is_spared = !readers.is_empty() && readers.iter().all(|&reader| complete[reader]);
+            complete[idx] = matches!(self.states[idx], State::Done(_)) || is_spared;
+        }
+        complete.into_iter().all(|complete| complete)
     }
 
     /// The receipts, by step; `None` where there is none.

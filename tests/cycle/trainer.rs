@@ -144,8 +144,13 @@ fn enough_ingredients_make_a_soup_if_that_is_permitted() {
     let train = script(&bench, "train.sh", &text);
     let more = "[ingredients]\nmin = 2\n[run]\nretries = 0";
     recipe(&bench, &train, more);
-    // A step failed for good, so the run says so; but all soups are there.
-    cycle(&bench, &["--set", "ingredients.count=3"], 1);
+    let found = cycle(&bench, &["--set", "ingredients.count=3"], 0);
+    let warning = "warning: soups were made without some ingredients";
+    assert!(found.contains(warning), "{found}");
+    assert!(
+        found.contains("  seed 0, phase 2, ingredient 2: "),
+        "{found}"
+    );
     let report: Value = serde_json::from_str(&bench.text("sms-run/report.json")).unwrap();
     let phase = &report["studies"][0]["phases"][1];
     let ordinals: Vec<&Value> = phase["ingredients"]
@@ -157,6 +162,25 @@ fn enough_ingredients_make_a_soup_if_that_is_permitted() {
     assert_eq!(ordinals, [1, 3]);
     assert_eq!(phase["soup"]["missing"][0], "seed 0, phase 2, ingredient 2");
     assert!(bench.at("sms-run/soup.safetensors").exists());
+}
+
+/// Each phase finds the report of those before it.
+#[test]
+fn the_report_is_there_after_each_phase() {
+    let bench = Bench::new();
+    let look = "set -e\nfound=\"found-$SMS_MERGE_SEED.json\"\n\
+                if [ -e sms-run/report.json ] && ! [ -e \"$found\" ]; then \
+                cp sms-run/report.json \"$found\"; fi\n";
+    let train = script(&bench, "train.sh", &TRAIN.replace("set -e\n", look));
+    recipe(&bench, &train, "[run]\njobs = 1");
+    let text = cycle(&bench, &[], 0);
+    let files = "soup.safetensors, soup.onnx, report.html";
+    assert!(text.contains(files), "{text}");
+    assert!(!bench.at("found-1001.json").exists());
+    let found: Value = serde_json::from_str(&bench.text("found-2001.json")).unwrap();
+    let phases = found["studies"][0]["phases"].as_array().unwrap();
+    assert!(phases[0]["soup"].is_object(), "{found}");
+    assert!(phases.get(1).is_none_or(|phase| phase["soup"].is_null()));
 }
 
 #[test]

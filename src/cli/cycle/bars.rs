@@ -19,6 +19,7 @@ use sms_merge::cycle::run::Watch;
 use sms_merge::cycle::store::Receipt;
 
 use crate::cli::args::ReportArguments;
+use crate::cli::cycle::deliver::Delivery;
 use crate::cli::text::Clean;
 use crate::cli::text::note;
 use crate::cli::text::percent;
@@ -27,9 +28,10 @@ use crate::cli::text::shown;
 
 const REDRAW: Duration = Duration::from_millis(100);
 
-/// Lines and bars of a run.
+/// Lines and bars of a run, and its report as far as it has come.
 pub(super) struct Bars<'a> {
     plan: &'a Plan,
+    delivery: &'a Delivery<'a>,
     group: MultiProgress,
     total: ProgressBar,
     jobs: BTreeMap<usize, ProgressBar>,
@@ -43,7 +45,8 @@ pub(super) struct Bars<'a> {
 
 impl<'a> Bars<'a> {
     /// Nothing is drawn where nobody looks.
-    pub(super) fn new(plan: &'a Plan, report: &ReportArguments) -> Self {
+    pub(super) fn new(delivery: &'a Delivery<'a>, report: &ReportArguments) -> Self {
+        let plan = delivery.plan;
         let shows_lines = !report.quiet && !report.json;
         let is_drawn = shows_lines && io::stderr().is_terminal();
         let target = match is_drawn {
@@ -55,6 +58,7 @@ impl<'a> Bars<'a> {
         set_style(&total, "{wide_bar} {msg}, {eta} left");
         Self {
             plan,
+            delivery,
             group,
             total,
             jobs: BTreeMap::new(),
@@ -239,6 +243,13 @@ impl Watch for Bars<'_> {
                     self.line(&Clean(line).to_string());
                 }
             }
+        }
+    }
+
+    fn soup(&mut self, receipts: &[Option<&Receipt>]) {
+        if let Err(error) = self.delivery.report(receipts) {
+            let error = Clean(&format!("{error:#}")).to_string();
+            self.line(&format!("warning: the report is not up to date: {error}"));
         }
     }
 }

@@ -33,10 +33,20 @@ use sms_merge::format::replace::Target;
 use crate::cli::export::onnx::model_metadata;
 
 /// Name of the last soup of the first study, in the run directory.
-pub(super) const SOUP: &str = "soup.safetensors";
+const SOUP: &str = "soup.safetensors";
 
 /// Name of the same as a model that others compute.
 const MODEL: &str = "soup.onnx";
+
+/// Name of the report for people.
+pub(super) const REPORT: &str = "report.html";
+
+/// What was found, and the files that say it.
+pub(super) struct Delivered {
+    pub(super) findings: Findings,
+    /// Names in the run directory: the soup, its model, the report, as far as they are there.
+    pub(super) files: Vec<&'static str>,
+}
 
 /// What is delivered, and where.
 pub(super) struct Delivery<'a> {
@@ -48,12 +58,22 @@ pub(super) struct Delivery<'a> {
 
 impl Delivery<'_> {
     /// Writes what there is: each file whole or not at all.
-    pub(super) fn deliver(&self, receipts: &[Option<&Receipt>]) -> anyhow::Result<Findings> {
+    pub(super) fn deliver(&self, receipts: &[Option<&Receipt>]) -> anyhow::Result<Delivered> {
+        let findings = self.report(receipts)?;
+        let mut files = self.soup(receipts)?;
+        if !findings.studies.is_empty() {
+            files.push(REPORT);
+        }
+        Ok(Delivered { findings, files })
+    }
+
+    /// Writes the report of what there is.
+    pub(super) fn report(&self, receipts: &[Option<&Receipt>]) -> anyhow::Result<Findings> {
         let findings = collect(self.recipe, self.scene, self.plan, receipts)?;
         if !findings.studies.is_empty() {
             let report = Report::of(&findings);
             let files = [
-                ("report.html", report.html()),
+                (REPORT, report.html()),
                 ("report.md", report.markdown()),
                 ("report.json", report.json()?),
             ];
@@ -61,21 +81,20 @@ impl Delivery<'_> {
                 self.run.write_top(name, text.as_bytes())?;
             }
         }
-        self.soup(receipts)?;
         Ok(findings)
     }
 
     /// The soup of the last phase of the first study, once it is there.
-    fn soup(&self, receipts: &[Option<&Receipt>]) -> anyhow::Result<()> {
+    fn soup(&self, receipts: &[Option<&Receipt>]) -> anyhow::Result<Vec<&'static str>> {
         let study = self.plan.studies.first();
         let last = study.and_then(|study| study.phases.last());
         let receipt = last.and_then(|phase| receipts[phase.soup]);
         let artefact = receipt.and_then(|receipt| receipt.outputs.get("checkpoint"));
         let Some(artefact) = artefact else {
-            return Ok(());
+            return Ok(Vec::new());
         };
         if self.run.check(artefact)? != ArtefactState::Whole {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let path = self.run.path_of(artefact);
         let checkpoint = Checkpoint::open(&path, &OpenOptions::default())?;
@@ -84,13 +103,16 @@ impl Delivery<'_> {
         let metadata = owned(&checkpoint.metadata());
         let durability = Durability::Synced;
         rewrite(&checkpoint, &metadata, &nothing, &target, durability)?;
-        self.model(checkpoint)
+        Ok(match self.model(checkpoint)? {
+            true => vec![SOUP, MODEL],
+            false => vec![SOUP],
+        })
     }
 
     /// The soup as an ONNX model, if its network is one of ours.
-    fn model(&self, soup: Checkpoint) -> anyhow::Result<()> {
+    fn model(&self, soup: Checkpoint) -> anyhow::Result<bool> {
         let Some(network) = &self.scene.network else {
-            return Ok(());
+            return Ok(false);
         };
         let options = OnnxOptions {
             encoding: Encoding::Dense,
@@ -109,6 +131,6 @@ impl Delivery<'_> {
         let export = OnnxExport::plan(&network.graph, &soup, &options, observer)?;
         let target = Target::for_file(&self.run.root().join(MODEL), Existing::Replace)?;
         export.write(&target, None, Durability::Synced, observer)?;
-        Ok(())
+        Ok(true)
     }
 }

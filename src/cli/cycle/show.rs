@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use sms_merge::cycle::findings::Findings;
 use sms_merge::cycle::plan::Plan;
 use sms_merge::cycle::report::COLUMNS;
 use sms_merge::cycle::report::Report;
@@ -12,7 +11,8 @@ use sms_merge::cycle::run::Ended;
 
 use crate::cli::SCHEMA;
 use crate::cli::args::cycle::CycleArguments;
-use crate::cli::cycle::deliver::SOUP;
+use crate::cli::cycle::deliver::Delivered;
+use crate::cli::cycle::deliver::REPORT;
 use crate::cli::text;
 use crate::cli::text::Clean;
 use crate::cli::text::Column;
@@ -27,7 +27,7 @@ pub(super) struct Outcome<'a> {
     pub(super) ended: Ended,
     pub(super) reused: usize,
     pub(super) failures: Vec<(usize, &'a str)>,
-    pub(super) findings: &'a Findings,
+    pub(super) delivered: &'a Delivered,
     pub(super) elapsed: Duration,
 }
 
@@ -51,8 +51,8 @@ struct FailureObject<'a> {
 
 impl Outcome<'_> {
     pub(super) fn show(&self) -> anyhow::Result<()> {
-        let has_report = !self.findings.studies.is_empty();
-        let report = has_report.then(|| Report::of(self.findings));
+        let has_report = self.delivered.files.contains(&REPORT);
+        let report = has_report.then(|| Report::of(&self.delivered.findings));
         if self.arguments.report.json {
             let object = OutcomeObject {
                 schema: SCHEMA,
@@ -92,22 +92,20 @@ impl Outcome<'_> {
         match self.ended {
             Ended::Done if !self.arguments.report.quiet => {
                 let secs = self.elapsed.as_secs_f64();
+                if !self.failures.is_empty() {
+                    self.show_failures("warning: soups were made without some ingredients");
+                }
                 note(&format!(
-                    "{secs:.1} s; `{directory}/{SOUP}` is the soup, `{directory}/report.html` the \
-                     report"
+                    "{secs:.1} s; in `{directory}`: {}",
+                    self.delivered.files.join(", ")
                 ));
             }
             Ended::Done => {}
             Ended::Failed => {
                 let count = self.failures.len() as u64;
-                note(&format!("error: {} failed for good", plural(count, "step")));
-                for (step, why) in &self.failures {
-                    let label = Clean(&self.plan.steps[*step].label);
-                    let why = why.lines().next().unwrap_or_default();
-                    note(&format!("  {label}: {}", Clean(why)));
-                }
+                self.show_failures(&format!("error: {} failed for good", plural(count, "step")));
                 let report = match has_report {
-                    true => format!("; `{directory}/report.html` shows what is done"),
+                    true => format!("; `{directory}/{REPORT}` shows what is done"),
                     false => String::new(),
                 };
                 note(&format!(
@@ -117,6 +115,15 @@ impl Outcome<'_> {
             Ended::Interrupted => note(&format!(
                 "interrupted; the same command goes on with what is in `{directory}`"
             )),
+        }
+    }
+
+    fn show_failures(&self, headline: &str) {
+        note(headline);
+        for (step, why) in &self.failures {
+            let label = Clean(&self.plan.steps[*step].label);
+            let why = why.lines().next().unwrap_or_default();
+            note(&format!("  {label}: {}", Clean(why)));
         }
     }
 }

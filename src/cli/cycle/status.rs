@@ -18,6 +18,7 @@ use sms_merge::cycle::run::Standing;
 use sms_merge::cycle::run::Watch;
 use sms_merge::cycle::run::collect;
 use sms_merge::cycle::scene::Scene;
+use sms_merge::cycle::store::Receipt;
 use sms_merge::cycle::store::RunDirectory;
 
 use crate::cli::SCHEMA;
@@ -58,6 +59,8 @@ impl Watch for Faults<'_> {
             self.1.push(format!("{label}: {why}"));
         }
     }
+
+    fn soup(&mut self, _receipts: &[Option<&Receipt>]) {}
 }
 
 /// Shows where a run stands.

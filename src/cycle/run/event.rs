@@ -65,6 +65,9 @@ pub enum Event<'a> {
 pub trait Watch {
     /// Is told what happened.
     fn event(&mut self, event: &Event<'_>);
+
+    /// Is told the receipts, by step, each time that another phase has its soup.
+    fn soup(&mut self, receipts: &[Option<&Receipt>]);
 }
 
 /// A line of the journal.
