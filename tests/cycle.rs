@@ -8,6 +8,7 @@ mod bench;
 mod damage;
 #[path = "cycle/kills.rs"]
 mod kills;
+mod python;
 #[path = "cycle/trainer.rs"]
 mod trainer;
 

@@ -6,9 +6,11 @@
 //! `SMS_MERGE_REQUIRE_PYTHON=1`. `SMS_MERGE_PYTHON` names the interpreter.
 
 #![cfg(feature = "train")]
+#![expect(unreachable_pub, reason = "modules of a test have no other users")]
+
+mod python;
 
 use std::collections::BTreeMap;
-use std::env;
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
@@ -56,28 +58,13 @@ const TOLERANCE: f64 = 1e-5;
 /// Images of a batch.
 const SAMPLES: usize = 3;
 
+/// Packages of the scripts.
+const PACKAGES: [&str; 5] = ["numpy", "onnx", "onnxruntime", "openvino", "safetensors"];
+
 const ALL: [&str; 4] = ["checker", "full_check", "onnxruntime", "openvino"];
 
 /// Readers of sparse initialisers: shape inference and OpenVINO know none.
 const OF_SPARSE: [&str; 2] = ["checker", "onnxruntime"];
-
-/// The interpreter with the packages, or `None` after saying that it is missing.
-fn python() -> Option<PathBuf> {
-    let python = env::var_os("SMS_MERGE_PYTHON").map_or("python3".into(), PathBuf::from);
-    let imports = "import numpy, onnx, onnxruntime, openvino, safetensors";
-    let found = Command::new(&python).args(["-c", imports]).output();
-    if found.is_ok_and(|output| output.status.success()) {
-        return Some(python);
-    }
-    let missing = format!(
-        "`{}` cannot import the packages of tests/onnx/requirements.txt",
-        python.display()
-    );
-    let is_required = env::var_os("SMS_MERGE_REQUIRE_PYTHON").is_some_and(|value| value == "1");
-    assert!(!is_required, "{missing}");
-    println!("skipped: {missing}");
-    None
-}
 
 /// Runs a script beside this file and reads what it prints.
 fn run<T: for<'de> Deserialize<'de>>(python: &Path, script: &str, argument: &Path) -> T {
@@ -473,7 +460,9 @@ fn families() -> Vec<(Graph, String)> {
 
 #[test]
 fn every_family_has_our_logits_in_every_encoding() {
-    let Some(python) = python() else { return };
+    let Some(python) = python::with(&PACKAGES) else {
+        return;
+    };
     let mut exports = Exports::new();
     for (graph, label) in families() {
         let dense = exports.subject(&graph, &label, Store::F32, 0.0);
@@ -486,7 +475,9 @@ fn every_family_has_our_logits_in_every_encoding() {
 
 #[test]
 fn other_logits_are_noticed() {
-    let Some(python) = python() else { return };
+    let Some(python) = python::with(&PACKAGES) else {
+        return;
+    };
     let mut exports = Exports::new();
     let (graph, label) = build("mlp", "30", &[("hidden", "none")]);
     let mut subject = exports.subject(&graph, &label, Store::F32, 0.5);
@@ -511,7 +502,9 @@ fn other_logits_are_noticed() {
 
 #[test]
 fn stored_types_and_masks_have_our_logits() {
-    let Some(python) = python() else { return };
+    let Some(python) = python::with(&PACKAGES) else {
+        return;
+    };
     let mut exports = Exports::new();
     for (graph, label) in [
         build("mlp", "1x8x8", &[("hidden", "40,20")]),
@@ -589,7 +582,9 @@ probability = 0.5
 
 #[test]
 fn options_have_our_logits() {
-    let Some(python) = python() else { return };
+    let Some(python) = python::with(&PACKAGES) else {
+        return;
+    };
     let mut exports = Exports::new();
     let unusual = Description::parse(UNUSUAL, Syntax::Toml).unwrap();
     let unusual = unusual.build(None, None).unwrap();
@@ -639,7 +634,9 @@ struct Loaded {
 
 #[test]
 fn soups_are_loaded_as_the_checkpoints_of_torch() {
-    let Some(python) = python() else { return };
+    let Some(python) = python::with(&PACKAGES) else {
+        return;
+    };
     let exports = Exports::new();
     let (graph, _) = build("resnet8", "3x15x17", &[("width", "5")]);
     let ingredient = checkpoint(&graph, 0.9, Store::F32);

@@ -5,8 +5,11 @@
 //! soups against onnx, numpy and onnxruntime. Where Python or these packages are missing
 //! that is skipped with a message, and fails under `SMS_MERGE_REQUIRE_PYTHON=1`.
 
+#![expect(unreachable_pub, reason = "modules of a test have no other users")]
+
+mod python;
+
 use std::collections::BTreeMap;
-use std::env;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -23,6 +26,9 @@ use sms_merge::checkpoint::OpenOptions;
 use sms_merge::checkpoint::map::Access;
 use sms_merge::checkpoint::map::SourceError;
 use tempfile::TempDir;
+
+/// Packages of `fixtures/onnx/check.py`.
+const PACKAGES: [&str; 3] = ["numpy", "onnx", "onnxruntime"];
 
 /// Pairs of models, and the expectation of their soup.
 const PAIRS: [(&str, &str); 13] = [
@@ -387,20 +393,6 @@ fn models_are_told_by_their_content_and_damaged_ones_are_named() {
     refuse(&["inspect".as_ref(), damaged.as_os_str()], 3, "cut short");
 }
 
-/// The interpreter with the packages, or `None` after saying that it is missing.
-fn python() -> Option<PathBuf> {
-    let python = env::var_os("SMS_MERGE_PYTHON").map_or("python3".into(), PathBuf::from);
-    let imports = "import numpy, onnx, onnxruntime";
-    let found = Command::new(&python).args(["-c", imports]).output();
-    if found.is_ok_and(|output| output.status.success()) {
-        return Some(python);
-    }
-    let is_required = env::var_os("SMS_MERGE_REQUIRE_PYTHON").is_some_and(|value| value == "1");
-    assert!(!is_required, "`{}` cannot `{imports}`", python.display());
-    println!("skipped: `{}` cannot `{imports}`", python.display());
-    None
-}
-
 #[track_caller]
 fn check(python: &Path, words: &[impl AsRef<OsStr>]) {
     let mut command = Command::new(python);
@@ -411,7 +403,7 @@ fn check(python: &Path, words: &[impl AsRef<OsStr>]) {
 
 #[test]
 fn other_programs_read_soups_and_find_numpys_bits_in_them() {
-    let Some(python) = python() else {
+    let Some(python) = python::with(&PACKAGES) else {
         return;
     };
     let directory = tempfile::tempdir().unwrap();
@@ -500,7 +492,7 @@ fn a_template_takes_the_weights_of_a_soup_transposed_where_it_has_them_so() {
         let (from, to) = (row * 96 + column, column * 5 + row);
         assert_eq!(element(weight, from), element(transposed, to));
     }
-    if let Some(python) = python() {
+    if let Some(python) = python::with(&PACKAGES) {
         let legacy = directory.path().join("legacy_a.onnx");
         check(
             &python,
@@ -629,7 +621,7 @@ fn what_is_exported_is_read_back_and_merges_to_the_same_soup() {
             );
             succeed(&["verify".into(), at(output), at("a.onnx"), at("b.onnx")]);
         }
-        if let Some(python) = python() {
+        if let Some(python) = python::with(&PACKAGES) {
             let dense = at("dense.onnx");
             if encoding == "dense" {
                 fs::copy(at("soup.onnx"), &dense).unwrap();

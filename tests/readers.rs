@@ -4,6 +4,10 @@
 //! The second half runs `fixtures/compact/read.py` with the Python that
 //! `SMS_MERGE_PYTHON` names, or `python3`, and is skipped where the packages are missing.
 
+#![expect(unreachable_pub, reason = "modules of a test have no other users")]
+
+mod python;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
@@ -91,24 +95,15 @@ fn what_is_written_is_what_compressed_tensors_writes() {
 
 #[test]
 fn what_is_written_is_read_by_the_libraries() {
-    let python = std::env::var_os("SMS_MERGE_PYTHON").unwrap_or_else(|| "python3".into());
     let directory = tempfile::tempdir().unwrap();
     let dense = folder().join("dense.st");
-    for (layout, module) in [
-        (
-            "compressed-tensors",
-            "compressed_tensors, safetensors.torch",
-        ),
-        ("torch-prune", "torch, safetensors.torch"),
+    for (layout, package) in [
+        ("compressed-tensors", "compressed_tensors"),
+        ("torch-prune", "torch"),
     ] {
-        let has = Command::new(&python)
-            .args(["-c", &format!("import {module}")])
-            .output()
-            .is_ok_and(|output| output.status.success());
-        if !has {
-            println!("skipped: {python:?} lacks {module}");
+        let Some(python) = python::with(&[package, "safetensors.torch"]) else {
             continue;
-        }
+        };
         let ours = directory.path().join(format!("{layout}.safetensors"));
         export(&dense, &ours, layout);
         let mut command = Command::new(&python);

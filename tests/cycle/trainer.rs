@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::bench::Bench;
 use crate::bench::SMALL;
 use crate::bench::stderr;
+use crate::python;
 
 /// A trainer that trains with this program.
 const TRAIN: &str = r#"#!/bin/sh
@@ -201,13 +202,10 @@ fn a_command_can_measure() {
 /// The trainer of `examples/pytorch`, with the Python of `SMS_MERGE_PYTHON` or `python3`.
 #[test]
 fn the_pytorch_example_trains_its_ingredients() {
-    let python = std::env::var("SMS_MERGE_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let mut probe = std::process::Command::new(&python);
-    let has_torch = probe.args(["-c", "import torch"]).output();
-    if !has_torch.is_ok_and(|output| output.status.success()) {
-        println!("skipped: `{python}` has no torch");
+    let Some(python) = python::with(&["torch"]) else {
         return;
-    }
+    };
+    let python = python.display();
     let bench = Bench::new();
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/pytorch");
     let recipe = format!("{example}/recipe.toml");
