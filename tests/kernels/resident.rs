@@ -232,10 +232,12 @@ fn what_does_not_go_together_is_refused() {
             new(&[tensor(1, Dtype::I32)]),
             Err(ResidentError::Kernel(_))
         ));
-        assert!(matches!(
-            new(&[tensor(1 << 40, Dtype::F64)]),
-            Err(ResidentError::Device(DeviceError::Memory { .. }))
-        ));
+        for n_elements in [1 << 40, 1 << 61, usize::MAX] {
+            assert!(matches!(
+                new(&[tensor(8, Dtype::F64), tensor(n_elements, Dtype::F64)]),
+                Err(ResidentError::Device(DeviceError::Memory { .. }))
+            ));
+        }
         let [mut soup, short, other] = [
             vec![tensor(8, Dtype::F32), tensor(8, Dtype::F32)],
             vec![tensor(8, Dtype::F32)],
@@ -243,6 +245,12 @@ fn what_does_not_go_together_is_refused() {
         ]
         .map(|layout| new(&layout).unwrap());
         let like = new(soup.layout()).unwrap();
+        // Models are apart, and so are their tensors.
+        let places = [&soup, &like].map(|model| [model.address(0), model.address(1)]);
+        let mut places = places.concat();
+        places.sort_unstable();
+        assert!(places.iter().all(|place| place % 256 == 0));
+        assert!(places.windows(2).all(|pair| pair[1] - pair[0] >= 32));
         assert!(soup.write(0, &[0; 31]).is_err());
         assert!(soup.read(1, &mut [0; 33]).is_err());
         assert!(matches!(

@@ -183,16 +183,20 @@ impl Device {
         len: usize,
         needed: u64,
     ) -> Result<CudaSlice<u8>, DeviceError> {
-        stream
-            .alloc_zeros(len)
-            .map_err(|error: DriverError| match error.0 {
-                sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => DeviceError::Memory {
-                    index: self.index,
-                    needed,
-                    free: self.free_memory().unwrap_or(0),
-                },
-                _ => self.failed("give memory")(error),
-            })
+        let too_little = || DeviceError::Memory {
+            index: self.index,
+            needed,
+            free: self.free_memory().unwrap_or(0),
+        };
+        // No machine has so much, whatever a driver would say to it.
+        if isize::try_from(len).is_err() {
+            return Err(too_little());
+        }
+        let made = stream.alloc_zeros(len);
+        made.map_err(|error: DriverError| match error.0 {
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => too_little(),
+            _ => self.failed("give memory")(error),
+        })
     }
 
     /// Cleared memory of the processor that the device can reach.

@@ -109,18 +109,21 @@ impl Resident {
     /// [`ResidentError::Kernel`] for an element type that is not averaged, and
     /// [`ResidentError::Device`] if there is too little memory.
     pub fn zeros(device: &Arc<Device>, layout: &[TensorLayout]) -> Result<Self, ResidentError> {
-        let (mut n_bytes, mut n_mask_bytes) = (0, 0);
+        let (mut n_bytes, mut n_mask_bytes) = (0_usize, 0_usize);
         let (mut offsets, mut mask_offsets) = (Vec::new(), Vec::new());
         for tensor in layout {
             offsets.push(n_bytes);
             mask_offsets.push(n_mask_bytes);
-            n_bytes += byte_len(tensor)?.next_multiple_of(ALIGNMENT);
+            // What no address can tell, no device has.
+            let len = byte_len(tensor)?.checked_next_multiple_of(ALIGNMENT);
+            n_bytes = n_bytes.saturating_add(len.unwrap_or(usize::MAX));
             if tensor.is_masked {
-                n_mask_bytes += tensor.n_elements.div_ceil(64) * 8;
+                let len = tensor.n_elements.div_ceil(64) * 8;
+                n_mask_bytes = n_mask_bytes.saturating_add(len);
             }
         }
         let stream = device.stream()?;
-        let needed = (n_bytes + n_mask_bytes) as u64;
+        let needed = n_bytes.saturating_add(n_mask_bytes) as u64;
         // A buffer of no bytes cannot be had.
         let values = device.allocate(&stream, n_bytes.max(1), needed)?;
         let masks = device.allocate(&stream, n_mask_bytes.max(1), needed)?;
@@ -145,6 +148,17 @@ impl Resident {
     /// Its tensors.
     pub fn layout(&self) -> &[TensorLayout] {
         &self.layout
+    }
+
+    /// Where the elements of a tensor begin in the device's memory, a multiple of 256: what
+    /// other code has on the same device is copied there without crossing the bus. The
+    /// memory is of the device's primary context; whoever writes it waits until that is
+    /// done before a soup is made.
+    ///
+    /// # Panics
+    /// If there is no such tensor.
+    pub fn address(&self, tensor: usize) -> u64 {
+        self.operand(tensor, 0).0
     }
 
     /// Replaces the elements of a tensor, little-endian.
@@ -297,5 +311,5 @@ fn byte_len(tensor: &TensorLayout) -> Result<usize, KernelError> {
         dtype: tensor.dtype,
         operation: "averaged",
     })?;
-    Ok(tensor.n_elements * width)
+    Ok(tensor.n_elements.saturating_mul(width))
 }
