@@ -167,8 +167,9 @@ impl<'a> Decoder<'a, '_> {
         let next = self.node("CumSum", &[&distances, &axis], "next");
         let places = self.node("Sub", &[&next, &one], "places");
         let updates = self.gather(&table, &mask);
-        let numel = self.numel();
-        let zeros = self.node("ConstantOfShape", &[&numel], "zeros");
+        // A ConstantOfShape without a value is of F64 to tract, against ONNX.
+        let (zero, numel) = (self.zero(), self.numel());
+        let zeros = self.node("Expand", &[&zero, &numel], "zeros");
         let elements = self.node("ScatterElements", &[&zeros, &places, &updates], "scattered");
         Ok(self.reshape(&elements))
     }
@@ -180,12 +181,16 @@ impl<'a> Decoder<'a, '_> {
         if element != Element::Float {
             values = self.cast_to(&values, Element::Float, "values.float");
         }
-        let zero = self
-            .assembly
-            .constant("sms.zero", Element::Float, &[1], vec![0; 4]);
+        let zero = self.zero();
         let name = self.inner("table");
         let axis = vec![("axis", Attribute::Int(0))];
         Ok(self.assembly.node("Concat", &[&zero, &values], &name, axis))
+    }
+
+    /// A list of one zero in F32.
+    fn zero(&mut self) -> String {
+        self.assembly
+            .constant("sms.zero", Element::Float, &[1], vec![0; 4])
     }
 
     /// For each 1 in `mask` the next of the values, for each 0 zero.

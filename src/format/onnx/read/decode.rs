@@ -4,8 +4,9 @@
 //! Of the values, one after the other, each 1 of a mask takes the next and each 0 takes
 //! zero: `Gather(Concat([0], values), CumSum(mask) * mask)`. With a bitmask the mask is
 //! `BitwiseAnd(bytes, [1, 2, 4, .., 128]) != 0` and its elements are those of the
-//! tensor. With gaps, it is `gaps != 0`, and the elements are scattered to places that
-//! are the sums of the gaps so far, where a gap of 0 goes on by 255 places.
+//! tensor. With gaps, it is `gaps != 0`, and the elements are scattered over zeros, an
+//! `Expand` or a `ConstantOfShape`, to places that are the sums of the gaps so far, where
+//! a gap of 0 goes on by 255 places.
 
 use std::collections::BTreeSet;
 use std::collections::HashMap;
@@ -35,13 +36,14 @@ const INT64: i64 = 7;
 const BOOL: i64 = 9;
 
 /// Operators of which such nodes are made.
-const OPERATORS: [&str; 13] = [
+const OPERATORS: [&str; 14] = [
     "Add",
     "BitwiseAnd",
     "Cast",
     "Concat",
     "ConstantOfShape",
     "CumSum",
+    "Expand",
     "Gather",
     "Mul",
     "Reshape",
@@ -266,7 +268,14 @@ impl<'a, S: ReadAt + ?Sized> Search<'a, S> {
     /// the places.
     fn scattered(&mut self, name: &str, numel: u64) -> Found<(&'a str, &'a str, i64), S::Error> {
         let [zeros, places, updates] = found!(self.inputs(name, "ScatterElements"));
-        let [count] = found!(self.inputs(zeros, "ConstantOfShape"));
+        let count = match self.inputs(zeros, "Expand") {
+            Some([zero, count]) if self.is_bytes(zero, Dtype::F32, &[0; 4])? => count,
+            Some(_) => return Ok(None),
+            None => {
+                let [count] = found!(self.inputs(zeros, "ConstantOfShape"));
+                count
+            }
+        };
         let count = self.numbers(count)?;
         if !matches!(count.as_deref(), Some(&[count]) if u64::try_from(count) == Ok(numel)) {
             return Ok(None);
