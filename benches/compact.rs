@@ -11,109 +11,65 @@
 //! `SMS_MERGE_BENCH_BYTES` and `SMS_MERGE_BENCH_ROUNDS` change the size of an ingredient
 //! and the number of rounds, `SMS_MERGE_BENCH_DIR` the directory.
 
-use std::collections::BTreeMap;
+mod commands;
+
 use std::fs::File;
-use std::io::BufWriter;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Instant;
 
 use sms_merge::checkpoint::Checkpoint;
 use sms_merge::checkpoint::OpenOptions;
-use sms_merge::format::safetensors::Entry;
-use sms_merge::format::safetensors::Layout;
 use sms_merge::tensor::Dtype;
-use sms_merge::tensor::Shape;
+use sms_merge::tensor::Stream;
+
+use commands::copy;
+use commands::median;
+use commands::setting;
+use commands::sms_merge;
+use commands::timed;
 
 const N_INGREDIENTS: usize = 4;
 
-fn setting(name: &str, default: u64) -> u64 {
-    let text = std::env::var(name);
-    text.map_or(default, |text| {
-        text.parse()
-            .unwrap_or_else(|_| panic!("{name} is no number: {text}"))
-    })
-}
-
-/// SplitMix64, so that inputs are the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-}
-
 /// Writes an ingredient: the mask is that of all, the weights its own and above zero.
-fn write_ingredient(path: &Path, n_tensors: u64, sparsity: f64, ingredient: u64) {
-    let entry = |index| Entry {
-        name: format!("layer{index:06}.weight"),
-        dtype: Dtype::F32,
-        shape: Shape::new([1024, 1024]).expect("the shape is small"),
-    };
-    let layout = Layout::new((0..n_tensors).map(entry).collect()).expect("the names differ");
-    let file = File::create(path).expect("the directory is writable");
-    let mut file = BufWriter::with_capacity(1 << 20, file);
-    let header = layout.header(&BTreeMap::new());
-    let header = header.expect("the header is small");
-    file.write_all(&header).expect("there is space");
-    let (mut mask, mut values) = (Random(1), Random(2 + ingredient));
-    let bound = (sparsity * (1_u64 << 32) as f64) as u64;
-    let mut row = Vec::with_capacity(4096);
-    for _ in 0..n_tensors * 1024 {
-        row.clear();
-        for _ in 0..1024 {
-            let is_retained = mask.next() >> 32 >= bound;
+fn write_ingredient(path: &Path, n_tensors: usize, sparsity: f64, ingredient: u64) {
+    let shapes = vec![[1024, 1024]; n_tensors];
+    commands::write_checkpoint(path, Dtype::F32, &shapes, |name, n_elements, file| {
+        let mut mask = Stream::named(0, "mask", name);
+        let mut values = Stream::named(ingredient, "values", name);
+        for _ in 0..n_elements {
+            let is_retained = mask.uniform() >= sparsity;
             let value = if is_retained {
-                (values.next() >> 40) as f32 / (1 << 24) as f32 + 0.01
+                values.uniform() as f32 + 0.01
             } else {
                 0.0
             };
-            row.extend(value.to_le_bytes());
+            file.write_all(&value.to_le_bytes())?;
         }
-        file.write_all(&row).expect("there is space");
-    }
-    file.flush().expect("there is space");
+        Ok(())
+    });
 }
 
-fn timed(action: impl FnOnce()) -> f64 {
-    let start = Instant::now();
-    action();
-    start.elapsed().as_secs_f64()
-}
-
-fn run(command: &mut Command) {
-    let status = command.status().expect("the program starts");
-    assert!(status.success(), "{command:?} failed");
-}
-
-fn sms_merge() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_sms-merge"))
-}
-
-fn merge(inputs: &[PathBuf], soup: &Path) {
+/// The seconds of a merge.
+fn merge(inputs: &[PathBuf], soup: &Path) -> f64 {
     let mut command = sms_merge();
     command.args(inputs).arg("-o").arg(soup);
-    run(command.args(["--force", "--no-sync", "--quiet"]));
+    timed(command.args(["--force", "--no-sync", "--quiet"]))
 }
 
 fn export(from: &Path, to: &Path) {
     let mut command = sms_merge();
     command.arg("export").arg(from).arg("-o").arg(to);
-    run(command.args(["--layout", "bitmask", "--force", "--no-sync", "--quiet"]));
+    timed(command.args(["--layout", "bitmask", "--force", "--no-sync", "--quiet"]));
 }
 
 /// Has the page cache hold a file as it does one that was read, not written.
 fn read_from_disk(path: &Path) {
-    run(Command::new("sync").arg(path));
+    timed(Command::new("sync").arg(path));
     let mut drop_pages = Command::new("dd");
     drop_pages.arg(format!("if={}", path.display()));
-    run(drop_pages.args(["iflag=nocache", "count=0", "status=none"]));
+    timed(drop_pages.args(["iflag=nocache", "count=0", "status=none"]));
     let mut file = File::open(path).expect("it was written");
     std::io::copy(&mut file, &mut std::io::sink()).expect("it is readable");
 }
@@ -133,12 +89,7 @@ fn check_same(a: &Path, b: &Path) {
     }
 }
 
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-fn measure(directory: &Path, sparsity: f64, n_tensors: u64, rounds: u64) {
+fn measure(directory: &Path, sparsity: f64, n_tensors: usize, rounds: u64) {
     let directory = tempfile::tempdir_in(directory).expect("the directory is writable");
     let directory = directory.path();
     let named = |kind: &str| -> Vec<PathBuf> {
@@ -163,16 +114,16 @@ fn measure(directory: &Path, sparsity: f64, n_tensors: u64, rounds: u64) {
     export(&of_dense, &expected);
     check_same(&of_compact, &expected);
     std::fs::remove_file(&expected).expect("it was written");
-    let copy = directory.join("copy.st");
+    let copied = directory.join("copy.st");
     let (mut slow, mut fast, mut ratios) = (vec![], vec![], vec![]);
     let mut copies = vec![];
     for _ in 0..rounds {
-        for output in [&of_dense, &of_compact, &copy] {
+        for output in [&of_dense, &of_compact, &copied] {
             let _ = std::fs::remove_file(output);
         }
-        let dense_secs = timed(|| merge(&dense, &of_dense));
-        let compact_secs = timed(|| merge(&compact, &of_compact));
-        copies.push(timed(|| run(Command::new("cp").arg(&dense[0]).arg(&copy))));
+        let dense_secs = merge(&dense, &of_dense);
+        let compact_secs = merge(&compact, &of_compact);
+        copies.push(copy(&dense[0], &copied));
         ratios.push(compact_secs / dense_secs);
         slow.push(dense_secs);
         fast.push(compact_secs);
@@ -183,26 +134,24 @@ fn measure(directory: &Path, sparsity: f64, n_tensors: u64, rounds: u64) {
         "{:.0} %: dense {:.3} s, compact {:.3} s, compact / dense: median {:.3}, least {:.3}; \
          {:.1} % of the bytes; cp of one dense {:.2} GB/s",
         100.0 * sparsity,
-        median(&mut slow),
-        median(&mut fast),
-        median(&mut ratios.clone()),
+        median(&slow),
+        median(&fast),
+        median(&ratios),
         ratios.iter().copied().fold(f64::INFINITY, f64::min),
         100.0 * compact_bytes / dense_bytes,
-        dense_bytes / median(&mut copies) / 1e9,
+        dense_bytes / median(&copies) / 1e9,
     );
 }
 
 fn main() {
-    // `cargo test --benches` only asks whether this builds and starts.
-    if !std::env::args().any(|argument| argument == "--bench") {
+    if !commands::is_asked() {
         return;
     }
     let bytes = setting("SMS_MERGE_BENCH_BYTES", 500_000_000);
     let rounds = setting("SMS_MERGE_BENCH_ROUNDS", 7);
-    let base =
-        std::env::var_os("SMS_MERGE_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-    let directory = tempfile::tempdir_in(base).expect("the directory is writable");
+    let directory = commands::directory();
+    let n_tensors = (bytes >> 22).max(1) as usize;
     for sparsity in [0.8, 0.9, 0.95, 0.98] {
-        measure(directory.path(), sparsity, (bytes >> 22).max(1), rounds);
+        measure(directory.path(), sparsity, n_tensors, rounds);
     }
 }

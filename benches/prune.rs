@@ -9,23 +9,21 @@
 //! in 26 tensors, as dense as a trained network. `SMS_MERGE_BENCH_BYTES`,
 //! `SMS_MERGE_BENCH_ROUNDS` and `SMS_MERGE_BENCH_DIR` change size, rounds and place.
 
-use std::collections::BTreeMap;
+mod commands;
+
 use std::fs;
-use std::fs::File;
-use std::io::BufWriter;
 use std::io::Write;
 use std::path::Path;
-use std::path::PathBuf;
-use std::process::Command;
 use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
-use sms_merge::format::safetensors::Entry;
-use sms_merge::format::safetensors::Layout;
 use sms_merge::tensor::Dtype;
-use sms_merge::tensor::Shape;
 use sms_merge::tensor::Stream;
+
+use commands::copy;
+use commands::median;
+use commands::setting;
 
 /// What is timed: a name, and the options.
 const RUNS: [(&str, &[&str]); 7] = [
@@ -41,48 +39,35 @@ const RUNS: [(&str, &[&str]); 7] = [
     ("channels", &["--sparsity", "0.5", "--pattern", "channels"]),
 ];
 
-fn setting(name: &str, default: u64) -> u64 {
-    let text = std::env::var(name);
-    text.map_or(default, |text| {
-        text.parse()
-            .unwrap_or_else(|_| panic!("{name} is no number: {text}"))
-    })
-}
-
 /// Writes tensors of the shapes of linear layers, of `bytes` in all, or nearly.
 fn write_dense(path: &Path, bytes: u64) {
     let unit = bytes / 4 / 26;
     let side = (unit as f64).sqrt() as u64 / 32 * 32;
-    let entry = |index: u64| Entry {
-        name: format!("layer{index:02}.weight"),
-        dtype: Dtype::F32,
-        shape: Shape::new([side, side]).expect("the shape is small"),
-    };
-    let layout = Layout::new((0..26).map(entry).collect()).expect("the names differ");
-    let header = layout.header(&BTreeMap::new());
-    let mut file = BufWriter::new(File::create(path).expect("the directory is writable"));
-    file.write_all(&header.expect("the header is small"))
-        .expect("there is space");
-    for (index, tensor) in layout.tensors().iter().enumerate() {
-        let mut stream = Stream::named(1, "bench", &tensor.name);
-        let scale = 0.02 * (1.0 + index as f64 / 8.0);
-        for _ in 0..tensor.shape.numel() / 2 {
-            // Box and Muller.
-            let radius = (-2.0 * (1.0 - stream.uniform()).ln()).sqrt() * scale;
-            let angle = std::f64::consts::TAU * stream.uniform();
-            for value in [radius * angle.cos(), radius * angle.sin()] {
-                file.write_all(&(value as f32).to_le_bytes())
-                    .expect("there is space");
+    let mut scale = 0.02;
+    commands::write_checkpoint(
+        path,
+        Dtype::F32,
+        &[[side; 2]; 26],
+        |name, n_elements, file| {
+            let mut stream = Stream::named(1, "bench", name);
+            for _ in 0..n_elements / 2 {
+                // Box and Muller.
+                let radius = (-2.0 * (1.0 - stream.uniform()).ln()).sqrt() * scale;
+                let angle = std::f64::consts::TAU * stream.uniform();
+                for value in [radius * angle.cos(), radius * angle.sin()] {
+                    file.write_all(&(value as f32).to_le_bytes())?;
+                }
             }
-        }
-    }
-    file.flush().expect("there is space");
+            scale += 0.02 / 8.0;
+            Ok(())
+        },
+    );
 }
 
 /// Runs a pruning; its seconds, and the most anonymous memory in bytes.
 fn prune(input: &Path, output: &Path, options: &[&str]) -> (f64, u64) {
     let start = Instant::now();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_sms-merge"))
+    let mut child = commands::sms_merge()
         .arg("prune")
         .arg(input)
         .arg("-o")
@@ -109,16 +94,9 @@ fn prune(input: &Path, output: &Path, options: &[&str]) -> (f64, u64) {
     }
 }
 
-fn copy(input: &Path, output: &Path) -> f64 {
-    let start = Instant::now();
-    let status = Command::new("cp").arg(input).arg(output).status();
-    assert!(status.expect("cp starts").success(), "cp failed");
-    start.elapsed().as_secs_f64()
-}
-
 /// Checks that the count was met.
 fn check(output: &Path, sparsity: f64) {
-    let object = Command::new(env!("CARGO_BIN_EXE_sms-merge"))
+    let object = commands::sms_merge()
         .args(["inspect", "--json"])
         .arg(output)
         .output()
@@ -134,21 +112,13 @@ fn check(output: &Path, sparsity: f64) {
     );
 }
 
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 fn main() {
-    // `cargo test --benches` only asks whether this builds and starts.
-    if !std::env::args().any(|argument| argument == "--bench") {
+    if !commands::is_asked() {
         return;
     }
     let bytes = setting("SMS_MERGE_BENCH_BYTES", 490_000_000);
     let rounds = setting("SMS_MERGE_BENCH_ROUNDS", 5) as usize;
-    let base =
-        std::env::var_os("SMS_MERGE_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-    let directory = tempfile::tempdir_in(base).expect("the directory is writable");
+    let directory = commands::directory();
     let (input, output) = (
         directory.path().join("in.st"),
         directory.path().join("out.st"),
@@ -173,10 +143,10 @@ fn main() {
             }
         }
     }
-    let copy = median(&mut copies);
+    let copy = median(&copies);
     let rate = |secs: f64| bytes / secs / 1e9;
     println!("copy     {copy:.3} s, {:.2} GB/s", rate(copy));
-    for ((name, _), (seconds, memory)) in RUNS.iter().zip(seconds.iter_mut().zip(most)) {
+    for ((name, _), (seconds, memory)) in RUNS.iter().zip(seconds.iter().zip(most)) {
         let secs = median(seconds);
         println!(
             "{name:8} {secs:.3} s, {:.2} GB/s, {:.1} copies, {:.1} MiB anonymous",
