@@ -157,6 +157,7 @@ pub struct Checkpoint {
     /// What the files hold, where that is something else.
     stored: Option<Vec<StoredTensor>>,
     left_out: Vec<LeftOut>,
+    is_renamed: bool,
     /// What a model has beside its tensors.
     graph: Option<Box<onnx::Graph>>,
 }
@@ -201,6 +202,7 @@ impl Checkpoint {
             tensors,
             stored: None,
             left_out: Vec::new(),
+            is_renamed: false,
             graph: None,
         }
     }
@@ -231,6 +233,11 @@ impl Checkpoint {
                 .map(OsStr::to_owned)
         });
         name.unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Whether tensors have other names than in the files: a prefix was taken off.
+    pub fn is_renamed(&self) -> bool {
+        self.is_renamed
     }
 
     /// Free text by key, of each file.

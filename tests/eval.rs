@@ -328,3 +328,73 @@ fn recalibrate_leaves_other_models_alone() {
     let error = failure(path, &["recalibrate", "soup.st", "-o", "a.st"]);
     assert_eq!(error.0, 2, "{}", error.1);
 }
+
+/// Writes a checkpoint again with names as torch's DataParallel makes them.
+fn wrap(from: &Path, to: &Path) {
+    let bytes = fs::read(from).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let renamed = file
+        .iter()
+        .map(|(name, tensor)| (format!("module.{name}"), tensor));
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    safetensors::serialize_to_file(renamed, header.metadata().clone(), to).unwrap();
+}
+
+#[test]
+fn names_with_a_prefix_are_read_by_all_that_computes() {
+    let directory = models();
+    let path = directory.path();
+    for name in ["a", "b", "mlp"] {
+        wrap(
+            &path.join(format!("{name}.st")),
+            &path.join(format!("w{name}.st")),
+        );
+    }
+    let strip = ["--strip-prefix", "module."];
+    let (status, error) = failure(path, &["eval", "wa.st"]);
+    assert_eq!(status, 3, "{error}");
+    assert!(error.contains("`--strip-prefix module.`"), "{error}");
+    let accuracy =
+        |words: &[&str]| json(path, words)["models"][0]["evaluation"]["accuracy"].clone();
+    let wrapped = [&["eval", "wa.st"], &strip[..]].concat();
+    assert_eq!(accuracy(&wrapped), accuracy(&["eval", "a.st"]));
+
+    let same = |wrapped: &[&str], bare: &[&str]| {
+        let write = |words: &[&str], output: &str, more: &[&str]| {
+            text(path, &[words, &["-o", output, "-q"], more].concat());
+            tensors(&path.join(output))
+        };
+        let found = write(wrapped, "found.st", &strip);
+        assert!(found == write(bare, "expected.st", &[]), "{wrapped:?}");
+        fs::remove_file(path.join("found.st")).unwrap();
+        fs::remove_file(path.join("expected.st")).unwrap();
+    };
+    same(&["recalibrate", "wa.st"], &["recalibrate", "a.st"]);
+    same(&["recalibrate", "wmlp.st"], &["recalibrate", "mlp.st"]);
+    let train = ["train", "--epochs", "1", "--limit-train", "64", "--init"];
+    let [wrapped, bare] = [["wa.st"], ["a.st"]].map(|init| [&train[..], &init].concat());
+    same(&wrapped, &bare);
+    let greedy = ["--method", "greedy"];
+    let [wrapped, bare] = [["wa.st", "wb.st"], ["a.st", "b.st"]].map(|of| [of, greedy].concat());
+    same(&wrapped, &bare);
+}
+
+#[test]
+fn a_certificate_of_other_names_does_not_go_on() {
+    let directory = models();
+    let path = directory.path();
+    text(path, &["mlp.st", "mlp.st", "-o", "flat.st", "-q"]);
+    for name in ["soup", "flat"] {
+        let [bare, wrapped] = ["", "w"].map(|start| path.join(format!("{start}{name}.st")));
+        wrap(&bare, &wrapped);
+        let wrapped = format!("w{name}.st");
+        let words = ["recalibrate", &wrapped, "-o", "new.st", "--force"];
+        let output = run(path, &[&words[..], &["--strip-prefix", "module."]].concat());
+        assert!(output.status.success());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("names the tensors as they are in the file; it is left out"));
+        let kept = metadata(&path.join("new.st"));
+        assert!(kept["sms_model"].is_string());
+        assert_eq!(kept["sms_merge"], Value::Null);
+    }
+}

@@ -76,9 +76,11 @@ impl Checkpoint {
 
     /// Takes `prefix` off the names that begin with it and go on.
     pub(super) fn strip_prefix(&mut self, prefix: &str) -> Result<(), CheckpointError> {
-        let strip = |name: &mut String| {
+        let mut is_renamed = false;
+        let mut strip = |name: &mut String| {
             if name.len() > prefix.len() && name.starts_with(prefix) {
                 name.drain(..prefix.len());
+                is_renamed |= !prefix.is_empty();
             }
         };
         for tensors in [Some(&mut self.tensors), self.stored.as_mut()] {
@@ -91,6 +93,7 @@ impl Checkpoint {
             }
             tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         }
+        self.is_renamed = is_renamed;
         let pairs = self.tensors.windows(2);
         match pairs.into_iter().find(|pair| pair[0].name == pair[1].name) {
             None => Ok(()),

@@ -65,7 +65,7 @@ pub enum RewriteError {
 /// of the file.
 ///
 /// Without replaced tensors, a checkpoint of one safetensors file that has this metadata
-/// is copied byte for byte.
+/// and these names is copied byte for byte.
 ///
 /// # Errors
 /// [`RewriteError`]; then the target holds what it held.
@@ -86,7 +86,7 @@ pub fn rewrite(
         && own
             .iter()
             .all(|(key, value)| metadata.get(*key).map(String::as_str) == Some(value));
-    let is_same = is_own && replaced.is_empty();
+    let is_same = is_own && replaced.is_empty() && !checkpoint.is_renamed();
     if let [shard] = checkpoint.shards()
         && is_same
         && shard.format == FileFormat::Safetensors

@@ -538,6 +538,14 @@ pub(crate) struct ReadingArguments {
     #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "64MiB")]
     pub(crate) max_header_bytes: u64,
 
+    #[command(flatten)]
+    pub(crate) names: NameArguments,
+}
+
+/// Which tensors a file holds, and what they are called.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Reading")]
+pub(crate) struct NameArguments {
     /// Key of the state dict in checkpoints of torch, such as `model` or `ema.model`
     ///
     /// Without it, the state dict is what a checkpoint holds, or what is in that under

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
+use sms_merge::checkpoint::Checkpoint;
 use sms_merge::checkpoint::refuse_named_input;
 use sms_merge::format::replace::Durability;
 use sms_merge::format::replace::StagedFile;
@@ -44,9 +45,9 @@ use crate::cli::eval::report::Report;
 use crate::cli::eval::shifted::Shifted;
 use crate::cli::exit::Exit;
 use crate::cli::images::ImageBar;
+use crate::cli::inputs::named;
 use crate::cli::learning::build_model;
 use crate::cli::learning::card_of;
-use crate::cli::learning::open_checkpoint;
 use crate::cli::learning::open_compute;
 use crate::cli::learning::open_data;
 use crate::cli::outputs;
@@ -148,7 +149,7 @@ fn read(arguments: &EvalArguments) -> anyhow::Result<(Dataset, Vec<Subject>, Vec
     let compute = open_compute(&arguments.engine)?;
     let mut checkpoints = Vec::with_capacity(arguments.checkpoints.len());
     for path in &arguments.checkpoints {
-        let checkpoint = open_checkpoint(path)?;
+        let checkpoint = Checkpoint::open(path, &named(&arguments.names))?;
         let card = card_of(&checkpoint)?;
         checkpoints.push((checkpoint, card));
     }

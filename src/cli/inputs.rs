@@ -18,6 +18,7 @@ use sms_merge::merge::default_threads;
 
 use crate::cli::args::LayoutChoice;
 use crate::cli::args::MaskArguments;
+use crate::cli::args::NameArguments;
 use crate::cli::args::OnMaskMismatch;
 use crate::cli::args::ReadingArguments;
 use crate::cli::args::SelectionArguments;
@@ -81,8 +82,16 @@ pub(crate) fn open_options(arguments: &ReadingArguments) -> OpenOptions {
             Access::Mapped
         },
         header_limit: arguments.max_header_bytes,
+        ..named(&arguments.names)
+    }
+}
+
+/// How files are opened, as far as names are concerned.
+pub(crate) fn named(arguments: &NameArguments) -> OpenOptions {
+    OpenOptions {
         key: arguments.key.clone(),
         strip_prefix: arguments.strip_prefix.clone(),
+        ..OpenOptions::default()
     }
 }
 

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use anyhow::Context;
 use sms_merge::checkpoint::Checkpoint;
-use sms_merge::checkpoint::OpenOptions;
 use sms_merge::graph::Graph;
 use sms_merge::merge::default_threads;
 use sms_merge::tensor::DeviceName;
@@ -27,11 +26,6 @@ use crate::cli::args::learning::EngineChoice;
 use crate::cli::args::learning::ModelArguments;
 use crate::cli::exit::UsageError;
 use crate::cli::text::shown;
-
-/// Opens a checkpoint.
-pub(crate) fn open_checkpoint(path: &Path) -> anyhow::Result<Checkpoint> {
-    Ok(Checkpoint::open(path, &OpenOptions::default())?)
-}
 
 /// What a checkpoint says of the training that it came out of, if it came out of one.
 pub(crate) fn record_of(checkpoint: &Checkpoint) -> anyhow::Result<Option<Record>> {

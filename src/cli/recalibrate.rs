@@ -13,7 +13,9 @@ use sms_merge::checkpoint::refuse_named_input;
 use sms_merge::checkpoint::rewrite;
 use sms_merge::cycle::recalibrated::Observation;
 use sms_merge::cycle::recalibrated::RecalibrationRecord;
+use sms_merge::cycle::recalibrated::kept_metadata;
 use sms_merge::format::replace::Target;
+use sms_merge::merge::CertificateError;
 use sms_merge::train::Weights;
 use sms_merge::train::card::Card;
 use sms_merge::train::data::Assembler;
@@ -35,9 +37,9 @@ use crate::cli::eval::split;
 use crate::cli::exit::Exit;
 use crate::cli::exit::UsageError;
 use crate::cli::images::ImageBar;
+use crate::cli::inputs::named;
 use crate::cli::learning::build_model;
 use crate::cli::learning::card_of;
-use crate::cli::learning::open_checkpoint;
 use crate::cli::learning::open_compute;
 use crate::cli::learning::open_data;
 use crate::cli::outputs;
@@ -89,20 +91,17 @@ pub(crate) fn run(
     let inputs = [arguments.checkpoint.as_path()].into_iter().chain(data);
     refuse_named_input(&arguments.output, inputs)?;
     let target = Target::for_file(&arguments.output, existing)?;
-    let checkpoint = open_checkpoint(&arguments.checkpoint)?;
+    let checkpoint = Checkpoint::open(&arguments.checkpoint, &named(&arguments.names))?;
     let card = card_of(&checkpoint)?;
     let dataset = open_data(&arguments.data, card.as_ref())?;
     let observed = observe(arguments, &checkpoint, card.as_ref(), &dataset, interrupted)?;
     let replaced = observed.as_ref().map(|observed| &observed.replaced);
-    let mut warnings = Vec::new();
-    let metadata = match &observed {
-        None => checkpoint
-            .metadata()
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .collect(),
-        Some(observed) => metadata(arguments, &checkpoint, &dataset, observed, &mut warnings),
+    let (metadata, refused) = match &observed {
+        None => kept_metadata(&checkpoint),
+        Some(observed) => metadata(arguments, &checkpoint, &dataset, observed),
     };
+    let refused = refused.map(|error| format!("{error}; it is left out"));
+    let warnings: Vec<String> = refused.into_iter().collect();
     let nothing = BTreeMap::new();
     let replaced = replaced.unwrap_or(&nothing);
     let bytes_written = rewrite(&checkpoint, &metadata, replaced, &target, durability)?;
@@ -217,8 +216,7 @@ fn metadata(
     checkpoint: &Checkpoint,
     dataset: &Dataset,
     observed: &Observed,
-    warnings: &mut Vec<String>,
-) -> BTreeMap<String, String> {
+) -> (BTreeMap<String, String>, Option<CertificateError>) {
     let record = RecalibrationRecord::new(Observation {
         data: &dataset.name,
         data_digest: DataRecord::new(dataset).digest,
@@ -227,7 +225,5 @@ fn metadata(
         batch_size: arguments.images.batch_size,
         seed: arguments.images.seed,
     });
-    let (metadata, refused) = record.metadata(checkpoint, &observed.replaced);
-    warnings.extend(refused.map(|error| format!("{error}; it is left out")));
-    metadata
+    record.metadata(checkpoint, &observed.replaced)
 }

@@ -12,6 +12,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use std::time::Instant;
 
+use sms_merge::checkpoint::Checkpoint;
+use sms_merge::checkpoint::OpenOptions;
 use sms_merge::checkpoint::refuse_named_input;
 use sms_merge::format::replace::Existing;
 use sms_merge::format::replace::Target;
@@ -42,9 +44,9 @@ use thiserror::Error;
 use crate::cli::args::train::TrainArguments;
 use crate::cli::exit::Exit;
 use crate::cli::exit::UsageError;
+use crate::cli::inputs::named;
 use crate::cli::learning::build_model;
 use crate::cli::learning::card_of;
-use crate::cli::learning::open_checkpoint;
 use crate::cli::learning::open_compute;
 use crate::cli::learning::open_data;
 use crate::cli::learning::record_of;
@@ -100,7 +102,7 @@ pub(crate) fn run(arguments: &TrainArguments, interrupted: &AtomicBool) -> anyho
         None => None,
         Some(path) => {
             let path = path.as_deref().unwrap_or(&state_path);
-            let file = open_checkpoint(path)?;
+            let file = Checkpoint::open(path, &OpenOptions::default())?;
             let (state, stored) = read_state(&graph, &record, plan.steps(), &file)?;
             masks = stored;
             Some(state)
@@ -165,7 +167,8 @@ impl Training {
     /// Reads what is to be read, and settles what is left open.
     fn new(arguments: &TrainArguments, compute: &Compute) -> anyhow::Result<Self> {
         let start = &arguments.start;
-        let init = start.init.as_deref().map(open_checkpoint).transpose()?;
+        let open = |path| Checkpoint::open(path, &named(&start.names));
+        let init = start.init.as_deref().map(open).transpose()?;
         let before = init.as_ref().map(record_of).transpose()?.flatten();
         let card = init.as_ref().map(card_of).transpose()?.flatten();
         let dataset = open_data(&arguments.data, card.as_ref())?;
@@ -178,7 +181,7 @@ impl Training {
             weights.check_finite(&graph, init.path())?;
         }
         let masks = match &start.mask {
-            Some(path) => read_masks(&graph, &open_checkpoint(path)?)?,
+            Some(path) => read_masks(&graph, &open(path)?)?,
             None if init.is_some() && !start.dense => masks_of_zeros(&graph, &weights),
             None => vec![None; graph.parameters.len()],
         };
@@ -285,7 +288,8 @@ fn state_target(
     existing: Existing,
 ) -> anyhow::Result<Target> {
     let is_resumed = arguments.saving.resume.is_some();
-    let is_state = || open_checkpoint(path).is_ok_and(|file| is_state(&file));
+    let open = || Checkpoint::open(path, &OpenOptions::default());
+    let is_state = || open().is_ok_and(|file| is_state(&file));
     let refusal = if !path.exists() {
         None
     } else if !is_state() {

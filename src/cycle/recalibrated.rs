@@ -72,12 +72,11 @@ impl<'a> RecalibrationRecord<'a> {
         checkpoint: &Checkpoint,
         replaced: &BTreeMap<String, Vec<u8>>,
     ) -> (BTreeMap<String, String>, Option<CertificateError>) {
-        let mut metadata: BTreeMap<String, String> = checkpoint
-            .metadata()
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .collect();
+        let (mut metadata, refused) = kept_metadata(checkpoint);
         metadata.insert(RECALIBRATION_KEY.to_owned(), self.to_text());
+        if refused.is_some() {
+            return (metadata, refused);
+        }
         match Certificate::of(checkpoint) {
             Ok(certificate) => {
                 let certificate = certificate.recalibrated(checkpoint, replaced);
@@ -91,4 +90,21 @@ impl<'a> RecalibrationRecord<'a> {
             }
         }
     }
+}
+
+/// What a copy of `checkpoint`, with the names it has now, keeps of its metadata. A
+/// certificate that names its tensors otherwise is left out, and is the second part.
+pub fn kept_metadata(
+    checkpoint: &Checkpoint,
+) -> (BTreeMap<String, String>, Option<CertificateError>) {
+    let mut metadata: BTreeMap<String, String> = checkpoint
+        .metadata()
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect();
+    let is_misnamed = checkpoint.is_renamed() && metadata.remove(CERTIFICATE_KEY).is_some();
+    let refused = is_misnamed.then(|| CertificateError::Renamed {
+        path: checkpoint.path().display().to_string(),
+    });
+    (metadata, refused)
 }

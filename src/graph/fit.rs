@@ -124,7 +124,8 @@ fn reason(missing: &str, unexpected: Option<&str>, found: &BTreeMap<&str, &Shape
     if let Some(longer) = found.keys().find(|name| name.ends_with(&suffix)) {
         let prefix = &longer[..=longer.len() - suffix.len()];
         return format!(
-            "names begin with `{}`: save the `state_dict` of the model inside the wrapper",
+            "names begin with `{0}`: save the `state_dict` of the model inside the wrapper, or \
+             take that off with `--strip-prefix {0}`",
             Printable(prefix)
         );
     }

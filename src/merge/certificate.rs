@@ -173,6 +173,12 @@ pub enum CertificateError {
         /// Its version.
         found: u32,
     },
+    /// It is of tensors that were renamed as the checkpoint was opened.
+    #[error("the certificate of `{path}` names the tensors as they are in the file")]
+    Renamed {
+        /// The checkpoint.
+        path: String,
+    },
 }
 
 impl Certificate {

@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use clap::ValueHint;
 
 use super::EXIT_STATUS;
+use super::NameArguments;
 use super::ReportArguments;
 use super::at_least_one;
 use super::learning;
@@ -61,6 +62,9 @@ pub(crate) struct EvalArguments {
     /// Checkpoints to evaluate; of several, their ensemble too
     #[arg(required = true, value_name = "CHECKPOINT", value_hint = ValueHint::AnyPath)]
     pub(crate) checkpoints: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) names: NameArguments,
 
     #[command(flatten)]
     pub(crate) model: learning::ModelArguments,

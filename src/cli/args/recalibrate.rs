@@ -6,6 +6,7 @@ use clap::Args;
 use clap::ValueHint;
 
 use super::EXIT_STATUS;
+use super::NameArguments;
 use super::ReportArguments;
 use super::at_least_one;
 use super::eval::SplitArguments;
@@ -49,6 +50,9 @@ pub(crate) struct RecalibrateArguments {
     /// The checkpoint to write
     #[arg(short, long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(crate) output: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) names: NameArguments,
 
     #[command(flatten)]
     pub(crate) model: learning::ModelArguments,

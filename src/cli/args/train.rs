@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use clap::ValueHint;
 
 use super::EXIT_STATUS;
+use super::NameArguments;
 use super::ReportArguments;
 use super::at_least_one;
 use super::learning::DataArguments;
@@ -138,6 +139,9 @@ pub(crate) struct StartArguments {
     /// The checkpoint that --init was pruned from, for `--schedule allr`
     #[arg(long, value_name = "CHECKPOINT", requires = "init", value_hint = ValueHint::AnyPath)]
     pub(crate) parent: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) names: NameArguments,
 
     /// Names the first weights, the order of the images, their variation, and dropout
     #[arg(long, value_name = "SEED", default_value_t = 0)]

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
+use sms_merge::checkpoint::Checkpoint;
 use sms_merge::merge::Evaluate;
 use sms_merge::tensor::DeviceName;
 use sms_merge::train::Weights;
@@ -26,9 +27,9 @@ use crate::cli::eval::Stopped;
 use crate::cli::eval::normalisation;
 use crate::cli::eval::split;
 use crate::cli::exit::UsageError;
+use crate::cli::inputs::open_options;
 use crate::cli::learning::build_model;
 use crate::cli::learning::card_of;
-use crate::cli::learning::open_checkpoint;
 use crate::cli::learning::open_compute;
 use crate::cli::learning::open_data;
 use crate::cli::text::Clean;
@@ -62,9 +63,10 @@ impl<'a> Embedded<'a> {
         paths: &[PathBuf],
         interrupted: &'a AtomicBool,
     ) -> anyhow::Result<Self> {
+        let reading = open_options(&arguments.reading);
         let mut card = None;
         for path in paths {
-            card = card_of(&open_checkpoint(path)?)?;
+            card = card_of(&Checkpoint::open(path, &reading)?)?;
             if card.is_some() {
                 break;
             }
@@ -99,7 +101,7 @@ impl<'a> Embedded<'a> {
 
     fn accuracy(&self, path: &Path) -> anyhow::Result<f64> {
         let dataset = &self.dataset;
-        let checkpoint = open_checkpoint(path)?;
+        let checkpoint = Checkpoint::open(path, &open_options(&self.arguments.reading))?;
         // A soup of networks that say different things of themselves says nothing.
         let own = card_of(&checkpoint)?;
         let card = own.as_ref().or(self.card.as_ref());

@@ -27,7 +27,7 @@ use crate::cli::args::train::ScheduleChoice;
 use crate::cli::args::train::TrainArguments;
 use crate::cli::exit::UsageError;
 use crate::cli::exit::quoted;
-use crate::cli::learning::open_checkpoint;
+use crate::cli::inputs::named;
 
 /// What a recipe may depend on.
 pub(super) struct Circumstances<'a> {
@@ -182,7 +182,8 @@ fn share_lost(
         .into());
     };
     let graph = circumstances.graph;
-    let before = Weights::read(graph, &open_checkpoint(parent)?)?;
+    let names = named(&arguments.start.names);
+    let before = Weights::read(graph, &Checkpoint::open(parent, &names)?)?;
     let found = lost(graph, &before, circumstances.weights, circumstances.masks);
     found.share.ok_or_else(|| {
         let error = UsageError {
