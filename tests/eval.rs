@@ -327,6 +327,10 @@ fn recalibrate_leaves_other_models_alone() {
     refused(&["--images", "2000"], 2);
     let error = failure(path, &["recalibrate", "soup.st", "-o", "a.st"]);
     assert_eq!(error.0, 2, "{}", error.1);
+    text(path, &["export", "soup.st", "-o", "soup.onnx", "-q"]);
+    let error = failure(path, &["recalibrate", "soup.onnx", "-o", "never.st"]);
+    assert_eq!(error.0, 3, "{}", error.1);
+    assert!(error.1.contains("is an ONNX model"), "{}", error.1);
 }
 
 /// Writes a checkpoint again with names as torch's DataParallel makes them.

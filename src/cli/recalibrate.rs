@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::Context;
 use serde::Serialize;
 use sms_merge::checkpoint::Checkpoint;
+use sms_merge::checkpoint::RewriteError;
 use sms_merge::checkpoint::refuse_named_input;
 use sms_merge::checkpoint::rewrite;
 use sms_merge::cycle::recalibrated::Observation;
@@ -92,6 +93,10 @@ pub(crate) fn run(
     refuse_named_input(&arguments.output, inputs)?;
     let target = Target::for_file(&arguments.output, existing)?;
     let checkpoint = Checkpoint::open(&arguments.checkpoint, &named(&arguments.names))?;
+    if checkpoint.model().is_some() {
+        let path = arguments.checkpoint.clone();
+        return Err(RewriteError::Model { path }.into());
+    }
     let card = card_of(&checkpoint)?;
     let dataset = open_data(&arguments.data, card.as_ref())?;
     let observed = observe(arguments, &checkpoint, card.as_ref(), &dataset, interrupted)?;

@@ -20,6 +20,7 @@ use sms_merge::train::trainer::FitError;
 
 use crate::cli::eval::Stopped;
 use crate::cli::exit::Exit;
+use crate::cli::exit::of_source;
 use crate::cli::train::Interrupted;
 use crate::cli::train::LogError;
 
@@ -47,15 +48,20 @@ pub(super) fn exit_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
             RecalibrateError::Value { .. } | RecalibrateError::Engine { .. } => Exit::Failed,
         });
     }
-    if let Some(RewriteError::Output(error)) = cause.downcast_ref() {
-        return Some(of_replace(error));
+    if let Some(error) = cause.downcast_ref::<RewriteError>() {
+        return Some(match error {
+            RewriteError::Source(error) => of_source(error),
+            RewriteError::Output(error) => of_replace(error),
+            RewriteError::Model { .. } => Exit::Incompatible,
+            RewriteError::Layout(_) | RewriteError::Length { .. } => Exit::Failed,
+        });
     }
     if let Some(error) = cause.downcast_ref::<FitError>() {
         return of_fit(error);
     }
     if let Some(error) = cause.downcast_ref::<WeightsError>() {
         return Some(match error {
-            WeightsError::Source(_) => Exit::Io,
+            WeightsError::Source(error) => of_source(error),
             WeightsError::Output(error) => of_replace(error),
             _ => Exit::Incompatible,
         });
@@ -72,7 +78,7 @@ pub(super) fn exit_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
     }
     if let Some(error) = cause.downcast_ref::<StateError>() {
         return Some(match error {
-            StateError::Source(_) => Exit::Io,
+            StateError::Source(error) => of_source(error),
             _ => Exit::Incompatible,
         });
     }
