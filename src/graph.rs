@@ -10,6 +10,7 @@ mod layer;
 pub mod models;
 mod node;
 pub mod spelling;
+mod toml_error;
 
 pub use build::{Builder, MOST_ELEMENTS};
 pub use cost::LayerCost;
@@ -20,3 +21,4 @@ pub use layer::{BatchNorm, Conv2d, Linear, Start, Window};
 pub use node::{
     Features, Graph, Initialiser, Node, NodeIdx, Op, Parameter, ParameterIdx, Role, ShapeError,
 };
+pub use toml_error::TomlError;

@@ -2,6 +2,7 @@
 //! been checked as far as it can be without data.
 
 mod check;
+mod effects;
 mod error;
 mod flat;
 mod parse;
@@ -23,6 +24,7 @@ use crate::train::data::VALIDATION_FRACTION;
 use crate::train::data::VALIDATION_SEED;
 
 pub use check::PatternKind;
+pub use effects::RETRAINING_SCHEDULE;
 pub use error::RecipeError;
 pub use parse::Override;
 pub use running::Keep;

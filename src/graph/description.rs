@@ -83,6 +83,7 @@ use super::Conv2d;
 use super::Features;
 use super::Graph;
 use super::Linear;
+use super::TomlError;
 use super::Window;
 
 pub use error::DescriptionError;
@@ -224,8 +225,8 @@ impl Description {
     /// other is only known when the graph is built.
     pub fn parse(text: &str, syntax: Syntax) -> Result<Self, DescriptionError> {
         let value = match syntax {
-            Syntax::Toml => toml::from_str(text).map_err(|source| DescriptionError::Toml {
-                source: Box::new(source),
+            Syntax::Toml => toml::from_str(text).map_err(|error| DescriptionError::Toml {
+                source: TomlError::in_text(&error, text),
             })?,
             Syntax::Json => {
                 serde_json::from_str(text).map_err(|source| DescriptionError::Json { source })?

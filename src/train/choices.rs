@@ -153,6 +153,15 @@ pub struct Choices {
     pub swa: Option<u64>,
 }
 
+/// A choice that has no effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ignored {
+    /// Its field.
+    pub field: &'static str,
+    /// Why it has none.
+    pub why: &'static str,
+}
+
 /// What choices are made for.
 #[derive(Clone, Copy, Debug)]
 pub struct Circumstances<'a> {
@@ -178,18 +187,44 @@ pub struct Circumstances<'a> {
 }
 
 impl Choices {
-    /// The first choice, by its field, that has no effect with the schedule.
-    pub fn ignored(&self) -> Option<&'static str> {
+    /// The choices that have no effect beside the others.
+    pub fn ignored(&self) -> impl Iterator<Item = Ignored> {
         let retrains = self.schedule.is_some_and(|name| name.method().is_some());
         let has_steps = self.schedule == Some(ScheduleName::Step);
+        let is_adam = self.optimizer == Some(OptimizerName::AdamW);
+        let rates = "the schedule takes its rates from the training before the pruning";
+        let (steps, sgd) = (
+            "only the schedule `step` has milestones",
+            "only `sgd` has a momentum",
+        );
         let given = [
-            (self.learning_rate.is_some() && retrains, "learning_rate"),
-            (self.warmup_epochs.is_some() && retrains, "warmup_epochs"),
-            (self.milestones.is_some() && !has_steps, "milestones"),
-            (self.factor.is_some() && !has_steps, "factor"),
+            (
+                retrains && self.learning_rate.is_some(),
+                "learning_rate",
+                rates,
+            ),
+            (
+                retrains && self.warmup_epochs.is_some(),
+                "warmup_epochs",
+                rates,
+            ),
+            (!has_steps && self.milestones.is_some(), "milestones", steps),
+            (!has_steps && self.factor.is_some(), "factor", steps),
+            (is_adam && self.momentum.is_some(), "momentum", sgd),
+            (is_adam && self.nesterov.is_some(), "nesterov", sgd),
+            (
+                !is_adam && self.betas.is_some(),
+                "betas",
+                "only `adamw` has betas",
+            ),
+            (
+                self.ema.is_some() && self.swa.is_some(),
+                "swa",
+                "the outcome is the moving average that `ema` asks for",
+            ),
         ];
-        let ignored = given.into_iter().find(|(is_ignored, _)| *is_ignored);
-        ignored.map(|(_, field)| field)
+        let ignored = given.into_iter().filter(|(is_ignored, ..)| *is_ignored);
+        ignored.map(|(_, field, why)| Ignored { field, why })
     }
 
     /// These choices, and where they are open those of `base`.
@@ -405,29 +440,52 @@ mod tests {
 
     #[test]
     fn what_has_no_effect_is_named() {
-        let check = |change: fn(&mut Choices), expected| {
+        let check = |change: fn(&mut Choices), expected: &[&str]| {
             let mut choices = Choices::default();
             change(&mut choices);
-            assert_eq!(choices.ignored(), expected);
+            let fields: Vec<_> = choices.ignored().map(|ignored| ignored.field).collect();
+            assert_eq!(fields, expected);
         };
-        check(|choices| choices.learning_rate = Some(0.1), None);
         check(
             |choices| {
                 choices.learning_rate = Some(0.1);
-                choices.schedule = Some(ScheduleName::Llr);
+                choices.momentum = Some(0.8);
+                choices.ema = Some(0.99);
             },
-            Some("learning_rate"),
+            &[],
         );
         check(
-            |choices| choices.milestones = Some(vec![]),
-            Some("milestones"),
+            |choices| {
+                choices.learning_rate = Some(0.1);
+                choices.warmup_epochs = Some(1.0);
+                choices.schedule = Some(ScheduleName::Llr);
+            },
+            &["learning_rate", "warmup_epochs"],
         );
+        check(|choices| choices.milestones = Some(vec![]), &["milestones"]);
         check(
             |choices| {
                 choices.factor = Some(0.5);
                 choices.schedule = Some(ScheduleName::Step);
             },
-            None,
+            &[],
+        );
+        check(|choices| choices.betas = Some([0.9, 0.99]), &["betas"]);
+        check(
+            |choices| {
+                choices.optimizer = Some(OptimizerName::AdamW);
+                choices.momentum = Some(0.9);
+                choices.nesterov = Some(false);
+                choices.betas = Some([0.9, 0.99]);
+            },
+            &["momentum", "nesterov"],
+        );
+        check(
+            |choices| {
+                choices.ema = Some(0.9);
+                choices.swa = Some(1);
+            },
+            &["swa"],
         );
     }
 }

@@ -180,17 +180,17 @@ pub(crate) struct RecipeArguments {
     #[arg(long, value_name = "EPOCH,EPOCH,...", value_delimiter = ',')]
     pub(crate) milestones: Option<Vec<f64>>,
 
-    /// Factor by which `--schedule step` lowers the rate
-    #[arg(long, value_name = "FACTOR", default_value_t = 0.1)]
-    pub(crate) factor: f64,
+    /// Factor by which `--schedule step` lowers the rate [default: 0.1]
+    #[arg(long, value_name = "FACTOR")]
+    pub(crate) factor: Option<f64>,
 
     /// The rule of the update
     #[arg(long, value_enum, default_value_t)]
     pub(crate) optimizer: OptimizerChoice,
 
-    /// Share of the last step's direction, for sgd
-    #[arg(long, value_name = "SHARE", default_value_t = 0.9)]
-    pub(crate) momentum: f64,
+    /// Share of the last step's direction, for sgd [default: 0.9]
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) momentum: Option<f64>,
 
     /// Do not look ahead along the momentum
     #[arg(long)]
@@ -200,10 +200,9 @@ pub(crate) struct RecipeArguments {
     #[arg(long, conflicts_with = "no_nesterov", hide = true)]
     pub(crate) nesterov: bool,
 
-    /// Shares of the last moments, for adamw
-    #[arg(long, value_name = "B1,B2", value_delimiter = ',', num_args = 2)]
-    #[arg(default_values_t = [0.9, 0.999])]
-    pub(crate) betas: Vec<f64>,
+    /// Shares of the last moments, for adamw [default: 0.9,0.999]
+    #[arg(long, value_name = "B1,B2", value_parser = pair)]
+    pub(crate) betas: Option<[f64; 2]>,
 
     /// Scale gradients down to this norm of all of them together
     #[arg(long, value_name = "NORM")]
@@ -296,6 +295,14 @@ pub(crate) enum Interval {
     Epochs(u64),
     /// So many steps.
     Steps(u64),
+}
+
+fn pair(text: &str) -> Result<[f64; 2], String> {
+    let numbers = text.split_once(',').and_then(|(first, second)| {
+        let numbers = [first.trim().parse().ok()?, second.trim().parse().ok()?];
+        Some(numbers)
+    });
+    numbers.ok_or_else(|| "expected two numbers, such as 0.9,0.999".to_owned())
 }
 
 fn parse_interval(text: &str) -> Result<Interval, String> {

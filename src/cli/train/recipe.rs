@@ -7,6 +7,7 @@ use sms_merge::graph::Graph;
 use sms_merge::train::Weights;
 use sms_merge::train::choices;
 use sms_merge::train::choices::Choices;
+use sms_merge::train::choices::Ignored;
 use sms_merge::train::choices::OptimizerName;
 use sms_merge::train::choices::ScheduleName;
 use sms_merge::train::data::Dataset;
@@ -46,13 +47,11 @@ pub(super) fn recipe(
     circumstances: &Circumstances<'_>,
 ) -> anyhow::Result<Recipe> {
     let choices = choices(arguments);
+    refuse_ignored(&choices)?;
     let method = choices.schedule.and_then(ScheduleName::method);
     let pretraining = match method {
         None => None,
-        Some(_) => {
-            refuse_ignored(&choices)?;
-            Some(pretraining(arguments, circumstances)?)
-        }
+        Some(_) => Some(pretraining(arguments, circumstances)?),
     };
     let lost = match method {
         Some(Method::Allr) => Some(share_lost(arguments, circumstances)?),
@@ -77,8 +76,6 @@ pub(super) fn recipe(
 
 fn choices(arguments: &TrainArguments) -> Choices {
     let (steps, rest) = (&arguments.recipe, &arguments.regularisation);
-    let momentum = steps.momentum;
-    let is_step = steps.schedule == ScheduleChoice::Step;
     Choices {
         epochs: steps.epochs,
         batch_size: steps.batch_size,
@@ -86,14 +83,14 @@ fn choices(arguments: &TrainArguments) -> Choices {
             OptimizerChoice::Sgd => OptimizerName::Sgd,
             OptimizerChoice::Adamw => OptimizerName::AdamW,
         }),
-        momentum: Some(momentum),
-        nesterov: Some(!steps.no_nesterov && (steps.nesterov || momentum > 0.0)),
-        betas: Some([steps.betas[0], steps.betas[1]]),
+        momentum: steps.momentum,
+        nesterov: (steps.nesterov || steps.no_nesterov).then_some(steps.nesterov),
+        betas: steps.betas,
         schedule: Some(schedule(steps.schedule)),
         learning_rate: steps.learning_rate,
         warmup_epochs: steps.warmup_epochs,
         milestones: steps.milestones.clone(),
-        factor: is_step.then_some(steps.factor),
+        factor: steps.factor,
         weight_decay: rest.weight_decay,
         decay: Some(match rest.decay {
             DecayChoice::All => Decay::All,
@@ -121,19 +118,24 @@ fn schedule(choice: ScheduleChoice) -> ScheduleName {
     }
 }
 
-/// A retraining takes its rates from elsewhere: what would have no effect is refused.
+/// What would have no effect is refused.
 fn refuse_ignored(choices: &Choices) -> Result<(), UsageError> {
-    match choices.ignored() {
-        None => Ok(()),
-        Some(field) => Err(UsageError {
-            message: format!(
-                "`--{}` has no effect: this schedule takes its rates from the training of \
-                 --init",
-                field.replace('_', "-")
-            ),
-            next: Some("leave it out, or use `--schedule linear`".to_owned()),
-        }),
-    }
+    let Some(Ignored { field, why }) = choices.ignored().next() else {
+        return Ok(());
+    };
+    let option = match field {
+        "nesterov" if choices.nesterov == Some(false) => "no-nesterov".to_owned(),
+        _ => field.replace('_', "-"),
+    };
+    let next = match field {
+        "learning_rate" | "warmup_epochs" => "leave it out, or use `--schedule linear`",
+        "milestones" | "factor" => "leave it out, or use `--schedule step`",
+        _ => "leave it out",
+    };
+    Err(UsageError {
+        message: format!("`--{option}` has no effect: {why}"),
+        next: Some(next.to_owned()),
+    })
 }
 
 /// The learning rates of the training that `--init` came out of; through a retraining,

@@ -97,6 +97,7 @@ impl Recipe {
         self.check_pruning()?;
         self.check_trainings()?;
         self.check_ingredients()?;
+        self.check_effects()?;
         self.check_merge()?;
         self.check_rest()
     }
@@ -283,15 +284,6 @@ impl Recipe {
                 field: "ingredients.same_seed".to_owned(),
                 why: "ingredients that differ in nothing else would be copies of one another",
             });
-        }
-        for (idx, ingredient) in self.ingredients().iter().enumerate() {
-            let training = ingredient.training.or(&self.retraining.training);
-            if let Some(ignored) = training.ignored() {
-                return Err(RecipeError::Ignored {
-                    field: format!("{ignored}` of ingredient `{}", idx + 1),
-                    why: "its schedule takes its rates from the pretraining, or has no milestones",
-                });
-            }
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::cycle::executor::TemplateError;
+use crate::graph::TomlError;
 
 /// Why a recipe cannot be followed.
 #[derive(Debug, Error)]
@@ -14,7 +15,7 @@ pub enum RecipeError {
         /// The known key that is most like the one that is not known.
         suggestion: Option<String>,
         /// What is wrong, and where.
-        source: Box<toml::de::Error>,
+        source: TomlError,
     },
     /// An override is not of the form `section.key=value`.
     #[error("`{text}` is not of the form `section.key=value`, such as `pruning.phases=2`")]

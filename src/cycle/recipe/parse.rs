@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use super::Recipe;
 use super::RecipeError;
+use crate::graph::TomlError;
 use crate::graph::spelling::nearest;
 
 /// `section.key=value`, from the command line.
@@ -60,14 +61,17 @@ impl Recipe {
     /// # Errors
     /// [`RecipeError`].
     pub fn parse(text: &str, overrides: &[Override]) -> Result<Self, RecipeError> {
+        let in_text = |error| malformed(&error, TomlError::in_text(&error, text));
         // The user's own text first: what is wrong with it has a line there.
-        let mut recipe: Self = toml::from_str(text).map_err(text_error)?;
+        let mut recipe: Self = toml::from_str(text).map_err(in_text)?;
         if !overrides.is_empty() {
-            let mut table: toml::Table = toml::from_str(text).map_err(text_error)?;
+            let mut table: toml::Table = toml::from_str(text).map_err(in_text)?;
             for change in overrides {
                 change.apply(&mut table)?;
             }
-            recipe = table.try_into().map_err(text_error)?;
+            recipe = table
+                .try_into()
+                .map_err(|error| malformed(&error, TomlError::in_value(&error)))?;
         }
         recipe.check()?;
         Ok(recipe)
@@ -79,10 +83,10 @@ impl Recipe {
     }
 }
 
-fn text_error(source: toml::de::Error) -> RecipeError {
+fn malformed(error: &toml::de::Error, source: TomlError) -> RecipeError {
     RecipeError::Text {
-        suggestion: suggestion(source.message()),
-        source: Box::new(source),
+        suggestion: suggestion(error.message()),
+        source,
     }
 }
 

@@ -130,6 +130,17 @@ fn unknown_keys_are_refused_with_a_suggestion() {
 }
 
 #[test]
+fn choices_with_an_effect_somewhere_are_kept() {
+    for text in [
+        "[pretraining]\noptimizer = \"adamw\"\n[retraining]\nbetas = [0.9, 0.99]",
+        "[retraining]\nlearning_rate = 0.1\n[ingredients.vary]\nschedule = [\"llr\", \"linear\"]",
+        "[retraining]\nlearning_rate = 0.1\n[trainer]\ncommand = \"train {job}\"",
+    ] {
+        assert!(parse(text).is_ok(), "{text}");
+    }
+}
+
+#[test]
 fn what_cannot_be_is_named() {
     let check = |text: &str, expected: &str| {
         assert_eq!(parse(text).unwrap_err().to_string(), expected, "{text}");
@@ -176,6 +187,25 @@ fn what_cannot_be_is_named() {
         "[pretraining]\nschedule = \"llr\"",
         "`pretraining.schedule` has no effect: it takes its rates from a training before, and \
          there is none",
+    );
+    check(
+        "[pretraining]\nmilestones = [1.0]",
+        "`pretraining.milestones` has no effect: only the schedule `step` has milestones",
+    );
+    let without_effect = "has no effect: the schedule, `llr` by default, takes its rates from \
+                          the pretraining; choose another, such as `linear`";
+    check(
+        "[retraining]\nlearning_rate = 0.01",
+        &format!("`retraining.learning_rate` {without_effect}"),
+    );
+    check(
+        "[[ingredients.each]]\nschedule = \"linear\"\nlearning_rate = 0.01\n\
+         [[ingredients.each]]\nwarmup_epochs = 0.1",
+        &format!("`warmup_epochs` of ingredient `2` {without_effect}"),
+    );
+    check(
+        "[retraining]\nbetas = [0.9, 0.99]",
+        "`retraining.betas` has no effect: only `adamw` has betas",
     );
     check(
         "[ingredients]\ncount = 1",

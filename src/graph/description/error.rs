@@ -1,6 +1,7 @@
 //! Why a description makes no graph.
 
 use crate::graph::BuildError;
+use crate::graph::TomlError;
 use crate::graph::spelling::hint;
 use crate::tensor::Printable;
 
@@ -15,7 +16,7 @@ pub enum DescriptionError {
     #[error("the description is not valid TOML")]
     Toml {
         /// Where not.
-        source: Box<toml::de::Error>,
+        source: TomlError,
     },
     /// The text is no JSON.
     #[error("the description is not valid JSON")]

@@ -5,6 +5,7 @@ use super::input;
 use crate::cycle::plan::PlanError;
 use crate::cycle::plan::Step;
 use crate::cycle::recipe::Ingredient;
+use crate::cycle::recipe::RETRAINING_SCHEDULE;
 use crate::cycle::work::CommandWork;
 use crate::cycle::work::Train;
 use crate::cycle::work::TrainerWork;
@@ -58,7 +59,7 @@ impl Builder<'_> {
         let mut choices = own.or(&self.recipe.retraining.training).or(&before);
         let epochs = (self.pretraining_epochs / SHORTER).max(1);
         choices.epochs = choices.epochs.or(Some(epochs));
-        choices.schedule = choices.schedule.or(Some(ScheduleName::Llr));
+        choices.schedule = choices.schedule.or(Some(RETRAINING_SCHEDULE));
         choices
     }
 
