@@ -58,6 +58,7 @@ pub use output::OutputError;
 pub use output::Sidecars;
 pub(crate) use output::StagedOutput;
 pub use output::refuse_named_input;
+pub use output::refuse_other_name;
 pub(crate) use output::write_replaced;
 pub use rewrite::RewriteError;
 pub use rewrite::rewrite;

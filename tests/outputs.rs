@@ -361,6 +361,10 @@ fn what_is_no_regular_file_is_refused_at_once() {
     check(&["a.st", "b.st", "-o", ""], 2);
     check(&["a.st", "b.st", "-o", "/"], 2);
     check(&["a.st", "b.st", "-o", ".."], 2);
+    // Safetensors that are called something else, and standard output.
+    for name in ["s.pt", "s.bin", "s.onnx", "-"] {
+        check(&["a.st", "b.st", "-o", name], 2);
+    }
     assert!(
         fs::metadata("/dev/null")
             .unwrap()

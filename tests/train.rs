@@ -512,6 +512,11 @@ fn what_cannot_be_trained_is_refused_and_leaves_nothing() {
         2,
         "`milestones` is 1, expected more than the one before it",
     );
+    check(&["--milestones", "1"], 2, "`--milestones` has no effect");
+    check(&["--betas", "0.9"], 2, "expected two numbers, such as");
+    let adam = ["--optimizer", "adamw", "--no-nesterov"];
+    check(&adam, 2, "`--no-nesterov` has no effect");
+    bench.refused(&["-o", "a.pt"], 2, "is named like a checkpoint of torch");
     fs::write(bench.at("a.st"), "mine").unwrap();
     bench.refused(&["-o", "a.st"], 2, "pass `--force` to replace it");
     // What is no state is neither replaced nor removed.

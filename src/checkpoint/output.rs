@@ -1,7 +1,9 @@
 //! Where a checkpoint goes that is made here: a file or a directory, staged until it
 //! is complete.
 
+mod error;
 mod model;
+mod name;
 mod replaced;
 mod sidecars;
 
@@ -12,16 +14,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
 
-use thiserror::Error;
-
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::INDEX_NAME;
 use crate::checkpoint::Ingredients;
 use crate::checkpoint::SINGLE_NAME;
-use crate::checkpoint::map::SourceError;
 use crate::format::replace::Durability;
 use crate::format::replace::Existing;
-use crate::format::replace::ReplaceError;
 use crate::format::replace::StagedDirectory;
 use crate::format::replace::StagedEntry;
 use crate::format::replace::StagedFile;
@@ -29,88 +27,13 @@ use crate::format::replace::Target;
 use crate::format::safetensors::Layout;
 use crate::format::shard_index::render;
 use crate::format::shard_index::shard_name;
-use crate::tensor::Printable;
 
+pub use error::OutputError;
 use model::ModelOutput;
 use model::StagedModel;
-use model::is_model_name;
+pub use name::refuse_other_name;
 pub(crate) use replaced::write_replaced;
 pub use sidecars::Sidecars;
-
-/// Why a checkpoint cannot be written to its place.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum OutputError {
-    /// The output cannot be written.
-    #[error(transparent)]
-    Replace(#[from] ReplaceError),
-    /// There is not enough space for the output.
-    #[error("`{}` needs {needed} bytes, and {free} are free there", path.display())]
-    Space {
-        /// The output.
-        path: PathBuf,
-        /// Bytes that the output takes.
-        needed: u64,
-        /// Bytes that are free for this user.
-        free: u64,
-    },
-    /// The output is one of the inputs.
-    #[error(
-        "the output `{}` is the input `{}`; inputs are never written to, choose another output",
-        output.display(), input.display()
-    )]
-    IsInput {
-        /// The output as given.
-        output: PathBuf,
-        /// The input that it is.
-        input: PathBuf,
-    },
-    /// A model is to be written, and the first ingredient is none.
-    #[error(
-        "`{}` needs a graph, and `{}` has weights alone; write `-o SOUP.st`, then \
-         `sms-merge export SOUP.st -o {}` with `--model` or `--template`",
-        output.display(), input.display(), output.display()
-    )]
-    NoGraph {
-        /// The output as given.
-        output: PathBuf,
-        /// The first ingredient.
-        input: PathBuf,
-    },
-    /// What is written is no model, and is called one.
-    #[error("`{}` is named like an ONNX model, and safetensors are written; call it `.st`", path.display())]
-    NotAModel {
-        /// The output as given.
-        path: PathBuf,
-    },
-    /// The name of a model cannot be part of what it says of the file beside it.
-    #[error("`{}` is no name that a model can give the file beside it: it is not UTF-8", path.display())]
-    ModelName {
-        /// The output as given.
-        path: PathBuf,
-    },
-    /// The model that gives the graph cannot be read.
-    #[error(transparent)]
-    Template(#[from] SourceError),
-    /// The first ingredient stores a tensor without its pruned elements, and the soup
-    /// retains others.
-    #[error(
-        "`{}` is sparse in `{}`, and the soup retains other elements; write `-o SOUP.st`",
-        Printable(tensor), template.display()
-    )]
-    OffMask {
-        /// The tensor.
-        tensor: String,
-        /// The first ingredient.
-        template: PathBuf,
-    },
-    /// Shards were asked for, and the output is named like a file.
-    #[error("shards go into a directory, and `{}` is named like a file; write `-o DIRECTORY/`", path.display())]
-    ShardsNeedDirectory {
-        /// The output as given.
-        path: PathBuf,
-    },
-}
 
 /// Where a checkpoint goes.
 #[derive(Debug)]
@@ -130,8 +53,8 @@ impl Destination {
     /// into shards. Nothing is read of any input.
     ///
     /// # Errors
-    /// [`OutputError::IsInput`], [`OutputError::ShardsNeedDirectory`], and
-    /// [`OutputError::Replace`] if the place is unfit or taken.
+    /// [`OutputError::IsInput`], [`OutputError::ShardsNeedDirectory`], those of
+    /// [`refuse_other_name`], and [`OutputError::Replace`] if the place is unfit or taken.
     pub fn resolve(
         path: &Path,
         ingredients: &Ingredients,
@@ -155,10 +78,8 @@ impl Destination {
                 path: path.to_owned(),
             });
         }
-        if is_model_name(path) && !is_directory {
-            return Err(OutputError::NotAModel {
-                path: path.to_owned(),
-            });
+        if !is_directory {
+            refuse_other_name(path)?;
         }
         refuse_input(path, ingredients)?;
         let target = if is_directory {

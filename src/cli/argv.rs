@@ -15,12 +15,19 @@ use crate::cli::text::shown;
 /// Options that are about the program rather than about a merge.
 const ABOUT: [&str; 4] = ["-h", "--help", "-V", "--version"];
 
+/// The word that asks about the command behind it, or about the program.
+const HELP: &str = "help";
+
 /// `argv` with `merge` put in after the program's name, unless a command is named or
-/// the program is asked about itself.
+/// the program is asked about itself. `help COMMAND` is `COMMAND --help`.
 ///
 /// # Errors
 /// [`UsageError`] if the first word is no file but nearly the name of a command.
 pub(crate) fn with_command(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError> {
+    if argv.get(1).is_some_and(|first| first == HELP) {
+        argv.remove(1);
+        argv.push(OsString::from("--help"));
+    }
     let Some(first) = argv.get(1) else {
         return Ok(argv);
     };
@@ -75,6 +82,9 @@ mod tests {
         check(&["--help"], &["--help"]);
         check(&["-V"], &["-V"]);
         check(&["check", "a"], &["check", "a"]);
+        check(&["help"], &["--help"]);
+        check(&["help", "job", "run"], &["job", "run", "--help"]);
+        check(&["./help", "b.st"], &["merge", "./help", "b.st"]);
         check(&["a.st", "b.st"], &["merge", "a.st", "b.st"]);
         check(&["-o", "s", "check"], &["merge", "-o", "s", "check"]);
         check(&["./check", "b.st"], &["merge", "./check", "b.st"]);

@@ -11,6 +11,7 @@ use serde::Serialize;
 use sms_merge::checkpoint::Checkpoint;
 use sms_merge::checkpoint::RewriteError;
 use sms_merge::checkpoint::refuse_named_input;
+use sms_merge::checkpoint::refuse_other_name;
 use sms_merge::checkpoint::rewrite;
 use sms_merge::cycle::recalibrated::Observation;
 use sms_merge::cycle::recalibrated::RecalibrationRecord;
@@ -91,6 +92,7 @@ pub(crate) fn run(
     let data = arguments.data.data.as_deref().map(Path::new);
     let inputs = [arguments.checkpoint.as_path()].into_iter().chain(data);
     refuse_named_input(&arguments.output, inputs)?;
+    refuse_other_name(&arguments.output)?;
     let target = Target::for_file(&arguments.output, existing)?;
     let checkpoint = Checkpoint::open(&arguments.checkpoint, &named(&arguments.names))?;
     if checkpoint.model().is_some() {

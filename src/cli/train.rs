@@ -15,6 +15,7 @@ use std::time::Instant;
 use sms_merge::checkpoint::Checkpoint;
 use sms_merge::checkpoint::OpenOptions;
 use sms_merge::checkpoint::refuse_named_input;
+use sms_merge::checkpoint::refuse_other_name;
 use sms_merge::format::replace::Existing;
 use sms_merge::format::replace::Target;
 use sms_merge::graph::Graph;
@@ -88,6 +89,7 @@ pub(crate) fn run(arguments: &TrainArguments, interrupted: &AtomicBool) -> anyho
     let durability = outputs::durability(arguments.saving.no_sync);
     let state_path = state_path(arguments);
     refuse_inputs(arguments, &state_path)?;
+    refuse_other_name(&arguments.output)?;
     let output = Target::for_file(&arguments.output, existing)?;
     let compute = open_compute(&arguments.engine)?;
     let Training {

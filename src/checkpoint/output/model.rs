@@ -59,7 +59,7 @@ pub(in crate::checkpoint) fn values_of(elements: &Elements) -> &Values {
 }
 
 /// Whether an output of this name is a model.
-pub(super) fn is_model_name(path: &Path) -> bool {
+fn is_model_name(path: &Path) -> bool {
     has_suffix(path, SUFFIX)
 }
 
