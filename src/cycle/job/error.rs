@@ -192,7 +192,7 @@ fn tail(last_lines: &[String]) -> String {
     if last_lines.is_empty() {
         return String::new();
     }
-    format!(", and ends with\n    {}", last_lines.join("\n    "))
+    format!("\n  and ends with\n    {}", last_lines.join("\n    "))
 }
 
 impl JobError {
