@@ -4,6 +4,10 @@
 //! Where there is no device that part is skipped with a message; under
 //! `SMS_MERGE_REQUIRE_CUDA=1` it fails instead. `SMS_MERGE_REQUIRE_GXX=1` does the same
 //! for g++.
+//!
+//! `SMS_MERGE_STANDIN_FLAGS="-fsanitize=undefined -fno-sanitize-recover=all"` ends a kernel
+//! that does what C++ leaves undefined; for `-fsanitize=address`, libasan has to be named by
+//! `LD_PRELOAD`, and `ASAN_OPTIONS=detect_leaks=0` leaves Rust's own memory out.
 
 #[path = "kernels/case.rs"]
 mod case;
@@ -45,22 +49,22 @@ const LENGTHS: [usize; 16] = [
 const STANDIN: &str = "SMS_MERGE_STANDIN";
 
 /// Runs the test of this name on every device that there is: in a process of its own on
-/// the stand-in, twice, and here on a GPU.
+/// the stand-in, three times, and here on a GPU.
 fn on_all(name: &str, test: impl Fn(&Arc<Device>)) {
     if std::env::var_os(STANDIN).is_some() {
         return test(&Device::open(0).unwrap());
     }
     if let Some(folder) = standin::folder() {
-        for is_odd in ["0", "1"] {
+        for place in ["home", "odd", "even"] {
             let done = Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", name])
                 .env(STANDIN, "1")
-                .env("STANDIN_ODD", is_odd)
+                .env("STANDIN_PLACE", place)
                 .env("LD_LIBRARY_PATH", &folder)
                 .output()
                 .unwrap();
             let log = String::from_utf8_lossy(&done.stdout);
-            assert!(done.status.success(), "odd: {is_odd}\n{log}");
+            assert!(done.status.success(), "{place}\n{log}");
             assert!(log.contains("1 passed"), "no test `{name}`");
         }
     }

@@ -2,7 +2,8 @@
 // kernels' own source. What is put on a stream is done when somebody waits for it, and no
 // earlier: results that are looked at before are not there.
 //
-//     STANDIN_ODD=1           inputs and outputs of the kernels lie at odd addresses
+//     STANDIN_PLACE=odd|even  inputs and outputs of a combination begin at odd addresses, or at
+//                             multiples of 16, each with a guard behind it; else where they are
 //     STANDIN_CAPABILITY=7    major compute capability, else 8
 //     STANDIN_DEVICES=2       devices, else 1
 //     STANDIN_MEMORY=1000     bytes of each device, else 8 GiB
@@ -36,6 +37,11 @@ u64 setting(const char *name, u64 otherwise) {
     return text ? std::strtoull(text, nullptr, 10) : otherwise;
 }
 
+bool is_placed(const char *place) {
+    const char *text = std::getenv("STANDIN_PLACE");
+    return text && !std::strcmp(text, place);
+}
+
 // The status of a call of this name: OK, or what was asked for.
 int status_of(const char *name) {
     static std::atomic<u64> n_calls{0};
@@ -61,42 +67,72 @@ int status_of(const char *name) {
 // A guard lies behind every buffer, so that what reads or writes past its end is killed.
 constexpr u64 PAGE = 4096;
 
-struct Region {
-    void *base;
-    u64 mapped, bytes;
+// Pages that end at their guard.
+class Region {
+  public:
+    explicit Region(u64 bytes) {
+        inside = (bytes + PAGE - 1) / PAGE * PAGE;
+        void *mapping = mmap(nullptr, inside + PAGE, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (mapping == MAP_FAILED) {
+            return;
+        }
+        base = (u8 *)mapping;
+        if (mprotect(guard(), PAGE, PROT_NONE) != 0) {
+            munmap(base, inside + PAGE);
+            base = nullptr;
+            return;
+        }
+        // Nothing may be taken for granted of memory that was just given.
+        std::memset(base, 0xaa, inside);
+    }
+
+    Region(Region &&other) noexcept : base(other.base), inside(other.inside) { other.base = nullptr; }
+
+    ~Region() {
+        if (base) {
+            munmap(base, inside + PAGE);
+        }
+    }
+
+    bool is_there() const { return base; }
+    u8 *guard() const { return base + inside; }
+
+  private:
+    u8 *base = nullptr;
+    u64 inside;
 };
 
-std::map<u64, Region> regions;
+struct Buffer {
+    Region region;
+    u64 bytes;
+};
+
+std::map<u64, Buffer> buffers;
 
 // The buffer ends at the guard, but for what its alignment takes.
 void *take(u64 bytes) {
-    u64 inside = (bytes + PAGE - 1) / PAGE * PAGE;
-    u64 mapped = inside + PAGE;
-    u8 *base = (u8 *)mmap(nullptr, mapped, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (base == MAP_FAILED || mprotect(base + inside, PAGE, PROT_NONE) != 0) {
+    Region region(bytes + 15);
+    if (!region.is_there()) {
         return nullptr;
     }
-    // Nothing may be taken for granted of memory that was just given.
-    std::memset(base, 0xaa, inside);
-    u8 *begin = base + (inside - (bytes + 15) / 16 * 16);
-    regions[(u64)begin] = {base, mapped, bytes};
+    u8 *begin = region.guard() - (bytes + 15) / 16 * 16;
+    buffers.emplace((u64)begin, Buffer{std::move(region), bytes});
     return begin;
 }
 
 u64 give(u64 address) {
-    auto found = regions.find(address);
-    if (found == regions.end()) {
+    auto found = buffers.find(address);
+    if (found == buffers.end()) {
         return 0;
     }
     u64 bytes = found->second.bytes;
-    munmap(found->second.base, found->second.mapped);
-    regions.erase(found);
+    buffers.erase(found);
     return bytes;
 }
 
-// Inputs and outputs of a combination at odd addresses.
-class Odd {
+// Inputs and outputs of a combination at other places.
+class Away {
   public:
     void move(Tile *tiles, u64 n_tiles, u64 n_ingredients) {
         for (u64 t = 0; t < n_tiles; t++) {
@@ -135,19 +171,24 @@ class Odd {
         Tile *tile;
     };
 
+    // It ends at the guard, but for what its place takes.
     u8 *room_for(u64 bytes) {
-        room.emplace_back(bytes + 2);
-        u8 *begin = room.back().data();
-        return (u64)begin % 2 == 1 ? begin : begin + 1;
+        bool is_odd = is_placed("odd");
+        u64 taken = is_odd ? bytes / 2 * 2 + 1 : (bytes + 15) / 16 * 16;
+        const Region &region = room.emplace_back(taken);
+        if (!region.is_there()) {
+            std::abort();
+        }
+        return region.guard() - taken;
     }
 
-    std::vector<std::vector<u8>> room;
+    std::vector<Region> room;
     std::vector<Output> outputs;
 };
 
 struct Stream {
     std::vector<std::function<void()>> work;
-    Odd odd;
+    Away away;
 };
 
 void finish(Stream *stream) {
@@ -164,9 +205,9 @@ struct Event {
 void launch(const std::string &kernel, Stream *stream, Dim grid, unsigned n_threads,
             const std::vector<u64> &p) {
     Tile *tiles = (Tile *)p[0];
-    bool is_odd = setting("STANDIN_ODD", 0) && kernel.starts_with("combine");
-    if (is_odd) {
-        stream->odd.move(tiles, p[1], ((const Weights *)p[2])->n_ingredients);
+    bool is_away = (is_placed("odd") || is_placed("even")) && kernel.starts_with("combine");
+    if (is_away) {
+        stream->away.move(tiles, p[1], ((const Weights *)p[2])->n_ingredients);
     }
     if (kernel == "combine") {
         run_alone([&] { combine(tiles, p[1], (const Weights *)p[2]); });
@@ -179,8 +220,8 @@ void launch(const std::string &kernel, Stream *stream, Dim grid, unsigned n_thre
     } else {
         run_alone([&] { gram_tiles(tiles, p[1], p[2], (const double *)p[3]); });
     }
-    if (is_odd) {
-        stream->odd.move_outputs_back();
+    if (is_away) {
+        stream->away.move_outputs_back();
     }
 }
 
@@ -347,7 +388,7 @@ CALL cuMemsetD8Async(u64 address, unsigned char value, size_t bytes, Stream *str
 CALL cuMemcpyHtoDAsync_v2(u64 to, const void *from, size_t bytes, Stream *stream) {
     ENTER(cuMemcpyHtoDAsync_v2)
     stream->work.push_back([=] {
-        stream->odd.forget();
+        stream->away.forget();
         std::memcpy((void *)to, from, bytes);
     });
     return OK;

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
+/// Words that are added to the compiler's, such as `-fsanitize=undefined`.
+const FLAGS: &str = "SMS_MERGE_STANDIN_FLAGS";
+
 /// Compiles the stand-in and returns the folder that holds it, for `LD_LIBRARY_PATH`;
 /// `None` where there is no g++, but a failure under `SMS_MERGE_REQUIRE_GXX=1`.
 pub(crate) fn folder() -> Option<PathBuf> {
@@ -19,10 +22,12 @@ fn compile() -> Option<PathBuf> {
     // Processes of tests run side by side: each compiles for itself, and the last one's
     // stays.
     let own = folder.join(format!("{}.so", std::process::id()));
+    let flags = std::env::var(FLAGS).unwrap_or_default();
     let done = Command::new("g++")
         .args(["-std=c++20", "-O2", "-ffp-contract=off"])
         .args(["-U_FORTIFY_SOURCE", "-fPIC", "-shared"])
         .args(["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"])
+        .args(flags.split_whitespace())
         .arg("-I")
         .arg(root.join("tests/standin"))
         .arg("-I")
