@@ -6,8 +6,7 @@
 //! for g++.
 //!
 //! `SMS_MERGE_STANDIN_FLAGS="-fsanitize=undefined -fno-sanitize-recover=all"` ends a kernel
-//! that does what C++ leaves undefined; for `-fsanitize=address`, libasan has to be named by
-//! `LD_PRELOAD`, and `ASAN_OPTIONS=detect_leaks=0` leaves Rust's own memory out.
+//! that does what C++ leaves undefined.
 
 #[path = "kernels/case.rs"]
 mod case;
