@@ -6,6 +6,8 @@
 mod bench;
 #[path = "cycle/damage.rs"]
 mod damage;
+#[path = "cycle/inputs.rs"]
+mod inputs;
 #[path = "cycle/kills.rs"]
 mod kills;
 mod python;

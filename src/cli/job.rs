@@ -1,14 +1,17 @@
 //! `sms-merge job`: one step of a run, in a process of its own.
 
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use sms_merge::cycle::executor::end_with;
 use sms_merge::cycle::executor::exec_words;
 use sms_merge::cycle::executor::guard;
+use sms_merge::cycle::job::Job;
 use sms_merge::cycle::job::JobError;
 use sms_merge::cycle::job::Surroundings;
 use sms_merge::cycle::job::run_job;
+use sms_merge::cycle::store::RunDirectory;
 use sms_merge::merge::default_threads;
 
 use crate::cli::args::cycle::JobArguments;
@@ -34,14 +37,24 @@ pub(crate) fn run(arguments: &JobArguments, interrupted: &AtomicBool) -> anyhow:
     }
 }
 
+/// Goes to where the run of a job was started, if that is here: relative paths of its recipe
+/// begin there.
+pub(crate) fn enter(job: &Path) -> bool {
+    let job: Option<Job> = RunDirectory::read_job(job).ok();
+    let from = job.and_then(|job| job.settings.command_directory);
+    from.is_some_and(|from| std::env::set_current_dir(from).is_ok())
+}
+
 fn run_one(arguments: &JobRunArguments, interrupted: &AtomicBool) -> anyhow::Result<Exit> {
     if let Some(parent) = arguments.parent {
         end_with(parent)?;
     }
     let started = Instant::now();
     let program = std::env::current_exe()?;
+    let directory = std::path::absolute(&arguments.directory)?;
+    enter(&directory);
     let published = run_job(
-        &arguments.directory,
+        &directory,
         Surroundings {
             threads: arguments.threads.unwrap_or_else(default_threads),
             program: &program,

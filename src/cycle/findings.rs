@@ -30,7 +30,9 @@ pub struct Findings {
     pub n_ingredients: usize,
     /// Phases that the recipe asks for.
     pub n_phases: usize,
-    /// One study per seed, in the recipe's order.
+    /// Seeds that the recipe asks for.
+    pub n_seeds: usize,
+    /// One study per seed whose dense network is done, in the recipe's order.
     pub studies: Vec<Study>,
     /// Seconds that the steps took, those of parallel jobs added up.
     pub computing_secs: f64,
@@ -177,14 +179,14 @@ impl Scores {
 pub struct Epoch {
     /// Epochs done.
     pub epoch: u64,
-    /// Mean loss of the training images while the weights changed.
-    pub train_loss: f64,
+    /// Mean loss of the training images while the weights changed, if it is known.
+    pub train_loss: Option<f64>,
     /// Their accuracy.
-    pub train_accuracy: f64,
+    pub train_accuracy: Option<f64>,
     /// Accuracy of the held-out images, if there are any.
     pub validation_accuracy: Option<f64>,
     /// Learning rate of the last step.
-    pub learning_rate: f64,
+    pub learning_rate: Option<f64>,
 }
 
 /// Accuracy on images that were corrupted in one way.

@@ -29,6 +29,7 @@ use crate::checkpoint::OpenOptions;
 use crate::checkpoint::rewrite;
 use crate::cycle::measure::Gauge;
 use crate::cycle::measure::owned;
+use crate::cycle::scene::digest_of_files;
 use crate::cycle::store::Artefact;
 use crate::cycle::store::Attempt;
 use crate::cycle::store::Draft;
@@ -247,6 +248,14 @@ impl Bench<'_> {
             role: "given".to_owned(),
         })?;
         let checkpoint = Checkpoint::open(given, &OpenOptions::default())?;
+        let parameters = serde_json::to_value(&self.job.work).map_err(JobError::Metrics)?;
+        let digest = digest_of_files(&checkpoint)?;
+        let digests = BTreeMap::from([("given".to_owned(), digest)]);
+        if Key::of(self.job.work.kind(), &parameters, &digests) != self.job.key {
+            return Err(JobError::OtherGiven {
+                path: given.to_owned(),
+            });
+        }
         let output = self.output("checkpoint");
         let target = Target::for_file(&output, Existing::Refuse)?;
         let metadata = owned(&checkpoint.metadata());

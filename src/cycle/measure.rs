@@ -46,6 +46,7 @@ use crate::train::recalibrate::has_statistics;
 use crate::train::recalibrate::recalibrate;
 use crate::train::recalibrate::stored_statistics;
 use crate::train::record::DataRecord;
+use crate::train::record::digest_of;
 
 pub use error::MeasureError;
 
@@ -93,7 +94,8 @@ impl<'a> Gauge<'a> {
             directory: directory.map(Path::to_owned),
         })?;
         let record = DataRecord::new(&dataset);
-        if record.digest != images.digest {
+        let is_other = record.digest != images.digest;
+        if is_other || digest_of(&dataset.test) != images.test_digest {
             return Err(MeasureError::OtherImages {
                 name: images.name.clone(),
             });
@@ -173,7 +175,7 @@ impl<'a> Gauge<'a> {
         let mut order = epoch_order(SEED, 0, &self.split.train);
         order.truncate(asked.images.unwrap_or(usize::MAX));
         let assembler = Assembler::new(&self.dataset.train, &self.dataset.normalisation);
-        let batch_size = asked.batch_size;
+        let batch_size = asked.batch_size.min(order.len());
         let nothing = &|_| {};
         let done = recalibrate(
             engine,

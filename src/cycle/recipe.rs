@@ -5,6 +5,7 @@ mod check;
 mod effects;
 mod error;
 mod flat;
+mod ingredients;
 mod parse;
 mod running;
 #[cfg(test)]

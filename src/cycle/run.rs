@@ -9,8 +9,6 @@ mod error;
 mod event;
 mod settle;
 mod start;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;

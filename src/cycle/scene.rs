@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::OpenOptions;
+use crate::checkpoint::map::SourceError;
 use crate::cycle::recipe::Recipe;
 use crate::cycle::work::ImagesRecord;
 use crate::cycle::work::Measure;
@@ -30,6 +31,7 @@ use crate::train::recipe::Rates;
 use crate::train::record::DataRecord;
 use crate::train::record::ModelRecord;
 use crate::train::record::Record;
+use crate::train::record::digest_of;
 use crate::train::schedule::Schedule;
 
 pub use error::SceneError;
@@ -74,6 +76,8 @@ pub struct Images {
     pub spec: DataSpec,
     /// What is recorded of it.
     pub record: DataRecord,
+    /// Digest of its test images and their labels.
+    pub test_digest: Digest,
 }
 
 /// A checkpoint of the user's.
@@ -83,6 +87,8 @@ pub struct Given {
     pub checkpoint: Checkpoint,
     /// Learning rates of the training that it came out of, if it says so.
     pub schedule: Option<Schedule>,
+    /// Epochs of that training.
+    pub epochs: Option<u64>,
 }
 
 impl Scene {
@@ -140,12 +146,10 @@ impl Scene {
         };
         let dataset = &images.dataset;
         let pixels = dataset.train.pixels().len() + dataset.test.pixels().len();
-        let batch_size = recipe
-            .pretraining
-            .training
-            .batch_size
-            .unwrap_or(0)
-            .max(LARGEST_BATCH);
+        let trainings = [&recipe.pretraining.training, &recipe.retraining.training];
+        let asked = trainings.map(|training| training.batch_size.unwrap_or(0));
+        let most = dataset.train.len().max(LARGEST_BATCH);
+        let batch_size = asked[0].max(asked[1]).clamp(LARGEST_BATCH, most);
         // Values and gradients of every node.
         let outputs = network.graph.nodes.iter();
         let activations: usize = outputs.map(|node| node.output.numel()).sum();
@@ -161,6 +165,7 @@ impl Scene {
             images: self.images.as_ref().map(|images| ImagesRecord {
                 name: images.spec.name.clone(),
                 digest: images.record.digest,
+                test_digest: images.test_digest,
                 validation_fraction: recipe.data.validation,
                 validation_seed: recipe.data.validation_seed,
             }),
@@ -184,20 +189,7 @@ impl Given {
             path: path.to_owned(),
             source,
         })?;
-        let mut digester = Digester::new();
-        let mut scratch = Vec::new();
-        for shard in self.checkpoint.shards() {
-            let source = shard.source();
-            let mut begin = 0;
-            while begin < source.bytes() {
-                let len = BLOCK_BYTES.min(source.bytes() - begin);
-                digester.update(source.read(begin, len as usize, &mut scratch)?);
-                source.release(begin, len);
-                begin += len;
-            }
-        }
-        self.checkpoint.check_unchanged()?;
-        Ok((absolute, digester.finish()))
+        Ok((absolute, digest_of_files(&self.checkpoint)?))
     }
 
     fn open(path: &Path) -> Result<Self, SceneError> {
@@ -207,18 +199,46 @@ impl Given {
             path: path.to_owned(),
             source,
         })?;
-        let schedule = record.and_then(|record| match &record.recipe.pace {
-            Pace::Retraining { pretraining, .. } => Some(pretraining.clone()),
-            Pace::Curve { .. } => match record.recipe.rates(record.steps_per_epoch) {
-                Ok(Rates::Schedule(schedule)) => Some(schedule),
-                _ => None,
-            },
-        });
+        let schedule = record
+            .as_ref()
+            .and_then(|record| match &record.recipe.pace {
+                Pace::Retraining { pretraining, .. } => Some(pretraining.clone()),
+                Pace::Curve { .. } => match record.recipe.rates(record.steps_per_epoch) {
+                    Ok(Rates::Schedule(schedule)) => Some(schedule),
+                    _ => None,
+                },
+            });
+        let epochs = schedule
+            .as_ref()
+            .zip(record)
+            .and_then(|(schedule, record)| schedule.steps.checked_div(record.steps_per_epoch));
         Ok(Self {
             checkpoint,
             schedule,
+            epochs,
         })
     }
+}
+
+/// The digest of a checkpoint's files.
+///
+/// # Errors
+/// [`SourceError`] if they cannot be read, or changed meanwhile.
+pub fn digest_of_files(checkpoint: &Checkpoint) -> Result<Digest, SourceError> {
+    let mut digester = Digester::new();
+    let mut scratch = Vec::new();
+    for shard in checkpoint.shards() {
+        let source = shard.source();
+        let mut begin = 0;
+        while begin < source.bytes() {
+            let len = BLOCK_BYTES.min(source.bytes() - begin);
+            digester.update(source.read(begin, len as usize, &mut scratch)?);
+            source.release(begin, len);
+            begin += len;
+        }
+    }
+    checkpoint.check_unchanged()?;
+    Ok(digester.finish())
 }
 
 fn images(recipe: &Recipe, card: Option<&Card>) -> Result<Images, SceneError> {
@@ -232,6 +252,7 @@ fn images(recipe: &Recipe, card: Option<&Card>) -> Result<Images, SceneError> {
     let dataset = data::open(&spec)?;
     Ok(Images {
         record: DataRecord::new(&dataset),
+        test_digest: digest_of(&dataset.test),
         dataset,
         spec,
     })

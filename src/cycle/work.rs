@@ -77,6 +77,8 @@ pub struct ImagesRecord {
     pub name: String,
     /// Digest of the training images and their labels.
     pub digest: Digest,
+    /// Digest of the test images and their labels.
+    pub test_digest: Digest,
     /// Share of the training images that is held out.
     pub validation_fraction: f64,
     /// Names which.

@@ -227,6 +227,20 @@ impl Choices {
         ignored.map(|(_, field, why)| Ignored { field, why })
     }
 
+    /// The same training, stretched to so many epochs with all that is told in epochs.
+    pub fn stretched(mut self, epochs: u64) -> Self {
+        let before = self.epochs.replace(epochs).unwrap_or(epochs);
+        let factor = epochs as f64 / before.max(1) as f64;
+        self.warmup_epochs = self.warmup_epochs.map(|epochs| epochs * factor);
+        for milestone in self.milestones.iter_mut().flatten() {
+            *milestone *= factor;
+        }
+        self.swa = self
+            .swa
+            .map(|epochs| (epochs as f64 * factor).round() as u64);
+        self
+    }
+
     /// These choices, and where they are open those of `base`.
     pub fn or(&self, base: &Self) -> Self {
         Self {

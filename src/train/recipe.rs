@@ -52,7 +52,7 @@ pub struct Recipe {
     /// Names which are held out: not the seed of the run, so that models that are to be
     /// averaged hold out the same.
     pub validation_seed: u64,
-    /// Most images that are trained on, the first of those that are not held out.
+    /// Most images that are trained on, drawn at random from those that are not held out.
     pub limit_train: Option<usize>,
 }
 
@@ -152,6 +152,29 @@ impl Default for Recipe {
 }
 
 impl Recipe {
+    /// The same training, stretched to so many epochs with all that is told in epochs.
+    pub fn stretched(mut self, epochs: u64) -> Self {
+        let factor = epochs as f64 / self.epochs.max(1) as f64;
+        self.epochs = epochs;
+        if let Pace::Curve {
+            shape,
+            warmup_epochs,
+            ..
+        } = &mut self.pace
+        {
+            *warmup_epochs *= factor;
+            if let Fall::Step { milestones, .. } = shape {
+                for milestone in milestones {
+                    *milestone *= factor;
+                }
+            }
+        }
+        if let Average::Swa { start } = &mut self.average {
+            *start = (*start as f64 * factor).round() as u64;
+        }
+        self
+    }
+
     /// What suits a network and a data set where nothing else is known: short trainings
     /// on the digits, larger rates and varied images where there is batch norm.
     pub fn suited(graph: &Graph, dataset: &Dataset) -> Self {

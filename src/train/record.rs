@@ -21,6 +21,7 @@ use crate::tensor::Digester;
 use crate::train::Weights;
 use crate::train::data::Dataset;
 use crate::train::data::Normalisation;
+use crate::train::data::Samples;
 use crate::train::engine::Masks;
 use crate::train::masks::masks_digest;
 use crate::train::recipe::Recipe;
@@ -126,29 +127,29 @@ impl ModelRecord {
 impl DataRecord {
     /// What is recorded of a data set.
     pub fn new(dataset: &Dataset) -> Self {
-        let mut digester = Digester::new();
-        let image = dataset.image();
-        for size in [
-            image.channels,
-            image.height,
-            image.width,
-            dataset.train.len(),
-        ] {
-            digester.update(&(size as u64).to_le_bytes());
-        }
-        digester.update(&[dataset.train.white()]);
-        digester.update(dataset.train.pixels());
-        for label in dataset.train.labels() {
-            digester.update(&label.to_le_bytes());
-        }
         Self {
             name: dataset.name.clone(),
-            digest: digester.finish(),
+            digest: digest_of(&dataset.train),
             images: dataset.train.len(),
             normalisation: dataset.normalisation.clone(),
             class_names: dataset.class_names.clone(),
         }
     }
+}
+
+/// The digest of images and their labels.
+pub fn digest_of(samples: &Samples) -> Digest {
+    let mut digester = Digester::new();
+    let image = samples.image();
+    for size in [image.channels, image.height, image.width, samples.len()] {
+        digester.update(&(size as u64).to_le_bytes());
+    }
+    digester.update(&[samples.white()]);
+    digester.update(samples.pixels());
+    for label in samples.labels() {
+        digester.update(&label.to_le_bytes());
+    }
+    digester.finish()
 }
 
 impl StartRecord {

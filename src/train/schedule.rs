@@ -65,19 +65,15 @@ impl Schedule {
         }
     }
 
-    /// Largest rate.
+    /// Largest rate: rates rise up to the end of the warm-up, and do not rise after it.
     fn largest(&self) -> f64 {
-        (0..self.steps)
-            .map(|step| self.rate(step))
-            .fold(0.0, f64::max)
+        let before = self.rate(self.warmup_steps.saturating_sub(1));
+        before.max(self.rate(self.warmup_steps))
     }
 
-    /// Smallest rate after the warm-up.
+    /// Smallest rate after the warm-up: that of the last step.
     fn smallest(&self) -> f64 {
-        let after = self.warmup_steps.min(self.steps.saturating_sub(1))..self.steps;
-        after
-            .map(|step| self.rate(step))
-            .fold(f64::INFINITY, f64::min)
+        self.rate(self.steps.saturating_sub(1))
     }
 }
 

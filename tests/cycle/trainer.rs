@@ -163,6 +163,18 @@ fn enough_ingredients_make_a_soup_if_that_is_permitted() {
     assert_eq!(ordinals, [1, 3]);
     assert_eq!(phase["soup"]["missing"][0], "seed 0, phase 2, ingredient 2");
     assert!(bench.at("sms-run/soup.safetensors").exists());
+    // Who looks finds the soups, though an ingredient could be tried again.
+    let found = bench.run(&["cycle", "status", "sms-run", "--json"], 0);
+    let found: Value = serde_json::from_slice(&found.stdout).unwrap();
+    assert_eq!(found["report"]["studies"], report["studies"]);
+    let open = found["steps"].as_array().unwrap().iter();
+    let open: Vec<&Value> = open.filter(|step| step["state"] != "done").collect();
+    assert!(
+        open.iter()
+            .all(|step| step["label"].as_str().unwrap().ends_with("ingredient 2")),
+        "{open:?}"
+    );
+    assert_eq!(open.len(), 2);
 }
 
 /// Each phase finds the report of those before it.
@@ -192,11 +204,26 @@ fn a_command_can_measure() {
     let measure = script(&bench, "measure.sh", measure);
     let more = format!("[evaluation]\ncommand = \"{measure} {{checkpoint}}\"\nmetric = \"top5\"\n");
     recipe(&bench, &train, &more);
-    cycle(&bench, &[], 0);
+    let refused = cycle(&bench, &[], 2);
+    let both = "`evaluation.command` and `evaluation.segment_points` cannot both be given";
+    assert!(refused.contains(both), "{refused}");
+    let alone = ["--set", "evaluation.segment_points=0"];
+    cycle(&bench, &alone, 0);
     let report: Value = serde_json::from_str(&bench.text("sms-run/report.json")).unwrap();
-    let scores = &report["studies"][0]["phases"][0]["soup"]["model"]["scores"];
+    let phase = &report["studies"][0]["phases"][0];
+    let scores = &phase["soup"]["model"]["scores"];
     assert_eq!(scores["accuracy"], 0.75);
     assert_eq!(scores["loss"], 2.0);
+    // Nothing of another evaluator stands beside.
+    assert!(phase["baselines"]["imp"].is_object());
+    assert!(phase["baselines"]["ensemble"].is_null());
+    // A greedy soup is not chosen on what may be test images.
+    let greedy = [&alone[..], &["--set", "merge.method=\"greedy\""]].concat();
+    let refused = cycle(&bench, &greedy, 1);
+    assert!(
+        refused.contains("the command gave no `validation_accuracy`"),
+        "{refused}"
+    );
 }
 
 /// The trainer of `examples/pytorch`, with the Python of `SMS_MERGE_PYTHON` or `python3`.

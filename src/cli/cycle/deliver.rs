@@ -67,10 +67,15 @@ impl Delivery<'_> {
         Ok(Delivered { findings, files })
     }
 
-    /// Writes the report of what there is.
+    /// Writes the report of what there is. One without a soup takes no other's place.
     pub(super) fn report(&self, receipts: &[Option<&Receipt>]) -> anyhow::Result<Findings> {
         let findings = collect(self.recipe, self.scene, self.plan, receipts)?;
-        if !findings.studies.is_empty() {
+        let has_soup = findings
+            .studies
+            .iter()
+            .any(|study| !study.phases.is_empty());
+        let is_first = !self.run.root().join(REPORT).exists();
+        if !findings.studies.is_empty() && (has_soup || is_first) {
             let report = Report::of(&findings);
             let files = [
                 (REPORT, report.html()),

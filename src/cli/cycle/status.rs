@@ -26,6 +26,7 @@ use crate::cli::args::cycle::StatusArguments;
 use crate::cli::cycle::settings;
 use crate::cli::cycle::show::report_text;
 use crate::cli::exit::Exit;
+use crate::cli::job::enter;
 use crate::cli::text;
 use crate::cli::text::Clean;
 use crate::cli::text::Column;
@@ -66,6 +67,11 @@ impl Watch for Faults<'_> {
 /// Shows where a run stands.
 pub(super) fn run(arguments: &StatusArguments) -> anyhow::Result<Exit> {
     let run = RunDirectory::open(&arguments.run_dir)?;
+    let jobs = std::fs::read_dir(run.jobs())
+        .into_iter()
+        .flatten()
+        .flatten();
+    let _ = jobs.map(|job| job.path()).any(|job| enter(&job));
     let path = run.recipe_path();
     let text = std::fs::read_to_string(&path);
     let text = text.with_context(|| format!("`{}` cannot be read", shown(&path)))?;

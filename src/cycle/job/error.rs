@@ -22,6 +22,7 @@ use crate::train::WeightsError;
 use crate::train::device::DeviceError;
 use crate::train::engine::EngineError;
 use crate::train::masks::MaskError;
+use crate::train::recalibrate::RecalibrateError;
 use crate::train::trainer::FitError;
 
 /// Why a job failed.
@@ -46,6 +47,12 @@ pub enum JobError {
         path: PathBuf,
         /// What is wrong with it.
         fault: String,
+    },
+    /// The user's checkpoint is not the one that was looked up when the run began.
+    #[error("`{}` has changed since the run began; start the run again", path.display())]
+    OtherGiven {
+        /// The checkpoint.
+        path: PathBuf,
     },
     /// A job does not name an input that its kind needs.
     #[error("the job names no input `{role}`")]
@@ -218,7 +225,17 @@ impl JobError {
                 | Self::Recipe(_)
                 | Self::NothingLost
                 | Self::Fit(FitError::NonFinite { .. })
+                | Self::Prune(
+                    PruneError::NothingPrunable { .. }
+                        | PruneError::UnusedPattern { .. }
+                        | PruneError::AlreadySparser { .. }
+                        | PruneError::NonFinite { .. }
+                )
                 | Self::Measure(MeasureError::Device(DeviceError::NotBuilt))
+                | Self::Measure(MeasureError::Recalibrate {
+                    source: RecalibrateError::NoBatch { .. },
+                    ..
+                })
         )
     }
 }

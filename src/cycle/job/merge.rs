@@ -275,9 +275,22 @@ struct Judge<'a> {
 impl Evaluate for Judge<'_> {
     fn score(&mut self, checkpoint: &Path) -> Result<f64, Box<dyn Error + Send + Sync>> {
         if self.measure.command.is_some() {
-            let scores = self.bench.commanded(self.measure, checkpoint)?;
-            let score = scores.validation_accuracy.or(scores.accuracy);
-            return score.ok_or_else(|| "the command gave no accuracy".into());
+            let scores = match &self.gauge {
+                None => self.bench.commanded(self.measure, checkpoint)?,
+                Some(gauge) => {
+                    let ready = self.bench.attempt.scratch().join("judged.st");
+                    gauge.rewrite_recalibrated(checkpoint, &ready)?;
+                    let scores = self.bench.commanded(self.measure, &ready)?;
+                    std::fs::remove_file(&ready)?;
+                    scores
+                }
+            };
+            let score = scores.validation_accuracy;
+            return score.ok_or_else(|| {
+                "a greedy soup is chosen on held-out images, and the command gave no \
+                 `validation_accuracy`"
+                    .into()
+            });
         }
         let gauge = self.gauge.as_ref().ok_or("nobody can measure it")?;
         let mut loaded = gauge.load(checkpoint)?;

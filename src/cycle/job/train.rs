@@ -81,8 +81,9 @@ impl Bench<'_> {
             ..
         } = &mut recipe.pace
         {
+            // What the mask took of the parent: the base may hold earlier weights.
             let parent = Weights::read(graph, &open(self.input("parent")?)?)?;
-            let found = lost(graph, &parent, &weights, &masks).share;
+            let found = lost(graph, &parent, &parent, &masks).share;
             *share = Some(found.ok_or(JobError::NothingLost)?);
         }
         let plan = Plan::new(gauge.dataset(), &recipe)?;
@@ -191,10 +192,10 @@ impl Watch for Watcher<'_> {
             }),
             Event::Epoch(report) => self.curve.push(Epoch {
                 epoch: report.epoch,
-                train_loss: report.train.mean(),
-                train_accuracy: report.train.accuracy(),
+                train_loss: Some(report.train.mean()),
+                train_accuracy: Some(report.train.accuracy()),
                 validation_accuracy: report.validation.map(|loss| loss.accuracy()),
-                learning_rate: report.learning_rate,
+                learning_rate: Some(report.learning_rate),
             }),
             Event::Save(state) => {
                 if let Some((_, path)) = &self.early {

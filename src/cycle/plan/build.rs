@@ -14,6 +14,7 @@ use super::Plan;
 use super::PlanError;
 use super::Step;
 use super::StudyPlan;
+use crate::connectivity::NamePatterns;
 use crate::cycle::recipe::Recipe;
 use crate::cycle::scene::Scene;
 use crate::cycle::work::Cut;
@@ -61,6 +62,7 @@ fn input(role: &str, step: usize, output: &'static str) -> Input {
 
 impl<'a> Builder<'a> {
     pub(super) fn new(recipe: &'a Recipe, scene: &'a Scene) -> Result<Self, PlanError> {
+        check_patterns(recipe, scene)?;
         let mut builder = Self {
             recipe,
             scene,
@@ -71,9 +73,11 @@ impl<'a> Builder<'a> {
         };
         if let Some(given) = &scene.given {
             builder.pretraining.clone_from(&given.schedule);
+            if let (None, Some(epochs)) = (recipe.pretraining.training.epochs, given.epochs) {
+                builder.pretraining_epochs = epochs;
+            }
         } else if recipe.trainer.is_none() {
-            let training = &recipe.pretraining.training;
-            let (pretraining, rates) = builder.training_recipe("pretraining", training, 0)?;
+            let (pretraining, rates) = builder.training_recipe(&builder.pretraining_of(0))?;
             builder.pretraining_epochs = pretraining.epochs;
             if let Rates::Schedule(schedule) = rates {
                 builder.pretraining = Some(schedule);
@@ -146,10 +150,17 @@ impl<'a> Builder<'a> {
             if baselines.imp_m_times {
                 let label = format!("{name}, IMP m times, prune");
                 let pruned = self.prune(label, &cut, base(long));
-                let mut choices = self.retraining(&Choices::default());
-                let times = ingredients.len() as u64;
-                choices.epochs = choices.epochs.map(|epochs| epochs.saturating_mul(times));
-                let training = self.plain(choices, seed, phase, 1, target);
+                let choices = self.retraining(&Choices::default());
+                let lengths = ingredients.iter().map(|ingredient| {
+                    let choices = self.retraining(&ingredient.training);
+                    choices.epochs.unwrap_or_default()
+                });
+                let epochs = lengths.fold(0, u64::saturating_add);
+                let training = Training {
+                    section: "baselines.imp_m_times".to_owned(),
+                    stretched: Some(epochs),
+                    ..self.plain(choices, seed, phase, 1, target)
+                };
                 let label = format!("{name}, IMP m times");
                 long = self.train(label, &training, Some((pruned, long)))?;
                 found.insert(IMP_M_TIMES, long);
@@ -164,7 +175,7 @@ impl<'a> Builder<'a> {
                 }
                 found.insert(IMP_REPRUNE, self.reprune(name, cut.clone(), &apart));
             }
-            if baselines.ensemble && self.scene.network.is_some() {
+            if self.has_ensemble() {
                 // Measured where the soup is made.
                 found.insert(ENSEMBLE, soup);
             }
@@ -196,15 +207,27 @@ impl<'a> Builder<'a> {
                 epochs: 0,
             }));
         }
-        let training = Training {
+        let training = self.pretraining_of(seed);
+        self.train(format!("seed {seed}, pretraining"), &training, None)
+    }
+
+    fn pretraining_of(&self, seed: u64) -> Training {
+        Training {
             section: "pretraining".to_owned(),
             choices: self.recipe.pretraining.training.clone(),
+            stretched: None,
             seed,
             phase: 0,
             ordinal: 0,
             sparsity: 0.0,
-        };
-        self.train(format!("seed {seed}, pretraining"), &training, None)
+        }
+    }
+
+    /// Whether predictions are averaged: only this program's evaluator can, and what a
+    /// command measures is not held against that.
+    fn has_ensemble(&self) -> bool {
+        let is_embedded = self.scene.network.is_some() && self.recipe.evaluation.command.is_none();
+        self.recipe.baselines.ensemble && is_embedded
     }
 
     fn cut(&self, seed: u64, sparsity: f64) -> Cut {
@@ -244,7 +267,7 @@ impl<'a> Builder<'a> {
             work: Work::Merge(MergeWork {
                 merge: self.recipe.merge.clone(),
                 ordinals: (1..=trained.len()).collect(),
-                ensemble: self.recipe.baselines.ensemble && self.scene.network.is_some(),
+                ensemble: self.has_ensemble(),
                 segment_points: self.recipe.evaluation.segment_points,
                 measure: self.measure.clone(),
             }),
@@ -266,6 +289,28 @@ impl<'a> Builder<'a> {
             epochs: 0,
         })
     }
+}
+
+/// Refuses patterns that match no tensor of the network, before it is trained in vain.
+fn check_patterns(recipe: &Recipe, scene: &Scene) -> Result<(), PlanError> {
+    let Some(network) = &scene.network else {
+        return Ok(());
+    };
+    let pruning = &recipe.pruning;
+    let parameters = network.graph.parameters.iter();
+    let names = parameters.map(|parameter| parameter.name.as_str());
+    for (field, texts) in [("include", &pruning.include), ("exclude", &pruning.exclude)] {
+        // They were compiled when the recipe was read.
+        let patterns = NamePatterns::new(texts).unwrap_or_default();
+        if let Some(pattern) = patterns.unused(names.clone()) {
+            return Err(PlanError::Pattern {
+                field,
+                pattern: pattern.to_owned(),
+                model: network.graph.name.clone(),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn ingredient_inputs(steps: &[usize]) -> Vec<Input> {

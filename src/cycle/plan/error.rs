@@ -25,6 +25,19 @@ pub enum PlanError {
         /// The section of the recipe, with the ingredient if it is one's own.
         section: String,
     },
+    /// A pattern of the pruning matches nothing.
+    #[error(
+        "`pruning.{field}` has `{pattern}`, which matches no tensor of `{model}`; `sms-merge \
+         model` lists their names"
+    )]
+    Pattern {
+        /// `include` or `exclude`.
+        field: &'static str,
+        /// The pattern.
+        pattern: String,
+        /// The network.
+        model: String,
+    },
     /// The epoch to rewind to is none of the pretraining.
     #[error(
         "`retraining.rewind_epoch` is {found}, expected at most {epochs}, the epochs of the pretraining"

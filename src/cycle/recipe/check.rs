@@ -5,6 +5,7 @@ use super::Method;
 use super::Recipe;
 use super::RecipeError;
 use super::SparsitySchedule;
+use super::Tie;
 use crate::connectivity::NamePatterns;
 use crate::cycle::executor::Template;
 use crate::cycle::job::MEASURE_PLACEHOLDERS;
@@ -18,8 +19,10 @@ use crate::prune::Target;
 const SPARSITY: f64 = 0.9;
 /// Number of phases where the recipe does not say.
 const PHASES: u32 = 3;
+/// Longest first pause before a step is tried again: a day.
+const MOST_BACKOFF_SECS: f64 = 86_400.0;
 /// Most phases, seeds and ingredients: more are a slip of the keyboard.
-const MOST: usize = 1000;
+pub(super) const MOST: usize = 1000;
 
 /// What a pattern is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +60,7 @@ impl PatternKind {
     }
 }
 
-fn field(
+pub(super) fn field(
     is_legal: bool,
     name: &str,
     found: impl ToString,
@@ -248,46 +251,6 @@ impl Recipe {
         Ok(())
     }
 
-    fn check_ingredients(&self) -> Result<(), RecipeError> {
-        let ingredients = &self.ingredients;
-        let has_lists = ingredients.vary.count().is_some();
-        if !ingredients.each.is_empty() {
-            let given = [
-                (ingredients.count.is_some(), "ingredients.count"),
-                (has_lists, "ingredients.vary"),
-            ];
-            if let Some((_, name)) = given.into_iter().find(|(is_given, _)| *is_given) {
-                return Err(RecipeError::Conflict {
-                    first: "ingredients.each".to_owned(),
-                    second: name.to_owned(),
-                    why: "ingredients are spelled out, or counted",
-                });
-            }
-        }
-        if ingredients.vary.grid
-            && let (Some(count), Some(grid)) = (ingredients.count, ingredients.vary.count())
-            && count != grid
-        {
-            let expected = format!("{grid}, the combinations of `ingredients.vary`");
-            field(false, "ingredients.count", count, &expected)?;
-        }
-        let count = self.n_ingredients();
-        let is_legal = (2..=MOST).contains(&count);
-        field(is_legal, "ingredients.count", count, "between 2 and 1000")?;
-        if let Some(min) = ingredients.min {
-            let is_legal = (2..=count).contains(&min);
-            let expected = format!("between 2 and {count}, the number of ingredients");
-            field(is_legal, "ingredients.min", min, &expected)?;
-        }
-        if ingredients.same_seed && !has_lists {
-            return Err(RecipeError::Ignored {
-                field: "ingredients.same_seed".to_owned(),
-                why: "ingredients that differ in nothing else would be copies of one another",
-            });
-        }
-        Ok(())
-    }
-
     fn check_merge(&self) -> Result<(), RecipeError> {
         let (merge, count) = (&self.merge, self.n_ingredients());
         match merge.method {
@@ -311,6 +274,10 @@ impl Recipe {
                     why: "only the method `weighted` takes weights",
                 })
             }
+            Method::Uniform if merge.tie != Tie::default() => Err(RecipeError::Ignored {
+                field: "merge.tie".to_owned(),
+                why: "only the method `greedy` meets ties",
+            }),
             Method::Uniform | Method::Greedy => Ok(()),
         }
     }
@@ -350,22 +317,57 @@ impl Recipe {
             batch_size,
             expected,
         )?;
-        let points = self.evaluation.segment_points;
+        let images = self.recalibration.images;
+        field(
+            images.is_none_or(|images| images > 1),
+            "recalibration.images",
+            images.unwrap_or_default(),
+            "at least 2",
+        )?;
+        let evaluation = &self.evaluation;
+        if evaluation.command.is_none() && evaluation.metric.is_some() {
+            return Err(RecipeError::Ignored {
+                field: "evaluation.metric".to_owned(),
+                why: "only an `evaluation.command` prints metrics",
+            });
+        }
+        for (name, is_asked) in [
+            ("evaluation.segment_points", evaluation.segment_points > 0),
+            ("evaluation.ood", evaluation.ood),
+        ] {
+            if is_asked && evaluation.command.is_some() {
+                return Err(RecipeError::Conflict {
+                    first: "evaluation.command".to_owned(),
+                    second: name.to_owned(),
+                    why: "the embedded evaluator measures that, and numbers of two evaluators \
+                          are not held against each other",
+                });
+            }
+        }
+        let points = evaluation.segment_points;
         let expected = "0, or between 3 and 101";
         let is_legal = points == 0 || (3..=101).contains(&points);
         field(is_legal, "evaluation.segment_points", points, expected)?;
+        if let Some(trainer) = &self.trainer {
+            for (name, limit) in [
+                ("trainer.timeout_secs", trainer.timeout_secs),
+                ("trainer.stall_secs", trainer.stall_secs),
+            ] {
+                field(limit != Some(0), name, 0, "at least 1")?;
+            }
+        }
         let run = &self.run;
         if let Some(jobs) = run.jobs {
             let is_legal = (1..=1024).contains(&jobs);
             field(is_legal, "run.jobs", jobs, "between 1 and 1024")?;
         }
         let backoff = run.backoff_secs;
-        let is_legal = backoff.is_finite() && backoff >= 0.0;
+        let is_legal = (0.0..=MOST_BACKOFF_SECS).contains(&backoff);
         field(
             is_legal,
             "run.backoff_secs",
             backoff,
-            "a number of at least 0",
+            "a number between 0 and 86400",
         )
     }
 }

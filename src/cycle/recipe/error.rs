@@ -67,6 +67,17 @@ pub enum RecipeError {
         /// Why not.
         source: TemplateError,
     },
+    /// Ingredients differ in nothing.
+    #[error(
+        "ingredients `{first}` and `{second}` have the same seed and training: they would be \
+         copies of one another"
+    )]
+    Copies {
+        /// One, from 1.
+        first: usize,
+        /// The other.
+        second: usize,
+    },
     /// A value has no effect.
     #[error("`{field}` has no effect: {why}")]
     Ignored {

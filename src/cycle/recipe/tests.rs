@@ -217,8 +217,42 @@ fn what_cannot_be_is_named() {
     );
     check(
         "[ingredients]\nsame_seed = true",
-        "`ingredients.same_seed` has no effect: ingredients that differ in nothing else would be \
-         copies of one another",
+        "ingredients `1` and `2` have the same seed and training: they would be copies of one \
+         another",
+    );
+    check(
+        "[[ingredients.each]]\nseed = 3\n[[ingredients.each]]\n[[ingredients.each]]\nseed = 3",
+        "ingredients `1` and `3` have the same seed and training: they would be copies of one \
+         another",
+    );
+    check(
+        "[ingredients]\ncount = 2\nvary = { epochs = [1, 2, 3] }",
+        "`ingredients.count` is 2, expected at least 3, the longest list of `ingredients.vary`",
+    );
+    check(
+        "[merge]\ntie = \"drop\"",
+        "`merge.tie` has no effect: only the method `greedy` meets ties",
+    );
+    check(
+        "[evaluation]\nmetric = \"f1\"",
+        "`evaluation.metric` has no effect: only an `evaluation.command` prints metrics",
+    );
+    check(
+        "[evaluation]\nood = true\ncommand = \"measure {checkpoint}\"",
+        "`evaluation.command` and `evaluation.ood` cannot both be given: the embedded evaluator \
+         measures that, and numbers of two evaluators are not held against each other",
+    );
+    check(
+        "[recalibration]\nimages = 1",
+        "`recalibration.images` is 1, expected at least 2",
+    );
+    check(
+        "[trainer]\ncommand = \"train\"\nstall_secs = 0",
+        "`trainer.stall_secs` is 0, expected at least 1",
+    );
+    check(
+        "[run]\nbackoff_secs = 1e9",
+        "`run.backoff_secs` is 1000000000, expected a number between 0 and 86400",
     );
     check(
         "[merge]\nmethod = \"weighted\"\nweights = [1.0]",

@@ -69,6 +69,7 @@ fn run(studies: Vec<Study>) -> Findings {
         data: None,
         n_ingredients: 2,
         n_phases: longest.unwrap_or(0),
+        n_seeds: studies.len(),
         studies,
         computing_secs: 0.0,
     }

@@ -116,7 +116,7 @@ pub(super) fn same_budget(phases: &[PhaseSummary], unit: Unit) -> Option<String>
 /// What is still to come, if anything.
 pub(super) fn unfinished(findings: &Findings, phases: &[PhaseSummary]) -> Option<String> {
     let planned = findings.n_phases.max(phases.len());
-    let n_seeds = findings.studies.len();
+    let n_seeds = findings.n_seeds;
     let is_done = |phase: &&PhaseSummary| {
         let soup = phase.accuracy(&Contender::Soup);
         soup.is_some_and(|soup| soup.count == n_seeds)

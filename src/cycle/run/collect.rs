@@ -75,6 +75,7 @@ pub fn collect(
         data: data(recipe, scene),
         n_ingredients: recipe.n_ingredients(),
         n_phases: recipe.sparsities().len(),
+        n_seeds: recipe.seeds.len(),
         studies,
         computing_secs: elapsed.sum(),
     })

@@ -21,6 +21,15 @@ use crate::cycle::store::Receipt;
 use crate::cycle::work::Work;
 use crate::tensor::Digest;
 
+/// What becomes of ingredients that are not there yet, where a soup may do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Open {
+    /// They are waited for.
+    Awaited,
+    /// They are left out.
+    Spared,
+}
+
 /// What the inputs of a step allow.
 enum Inputs {
     /// Some are not there yet.
@@ -39,11 +48,25 @@ impl Coordinator<'_> {
             if !matches!(self.states[idx], State::Waiting) {
                 continue;
             }
-            match self.inputs(idx)? {
+            match self.inputs(idx, Open::Awaited)? {
+                Inputs::Missing if self.setting.lock.is_none() => self.look_back(idx, watch)?,
                 Inputs::Missing => {}
                 Inputs::Never => self.states[idx] = State::Blocked,
                 Inputs::There(job) => self.settle_step(idx, job, watch)?,
             }
+        }
+        Ok(())
+    }
+
+    /// Finds a soup that was made without ingredients that failed for good: who only looks
+    /// does not know that they did.
+    fn look_back(&mut self, idx: usize, watch: &mut dyn Watch) -> Result<(), RunError> {
+        let Inputs::There(job) = self.inputs(idx, Open::Spared)? else {
+            return Ok(());
+        };
+        let key = job.key;
+        if let Some(receipt) = self.receipt(idx, &key, watch)? {
+            self.states[idx] = State::Done(Box::new(Done { key, receipt }));
         }
         Ok(())
     }
@@ -111,21 +134,24 @@ impl Coordinator<'_> {
     }
 
     /// The job of a step, if all that it reads is there.
-    fn inputs(&self, idx: usize) -> Result<Inputs, RunError> {
+    fn inputs(&self, idx: usize, open: Open) -> Result<Inputs, RunError> {
         let step = &self.setting.plan.steps[idx];
         let mut inputs = BTreeMap::new();
         let mut ordinals = Vec::new();
         let mut missing = 0;
         for input in &step.inputs {
             let ordinal = input.role.strip_prefix("ingredient-");
+            let is_spared = step.min_ingredients.is_some() && ordinal.is_some();
             match &self.states[input.step] {
                 State::Done(_) => {}
-                State::Failed(_) | State::Blocked => {
-                    if step.min_ingredients.is_some() && ordinal.is_some() {
-                        missing += 1;
-                        continue;
-                    }
-                    return Ok(Inputs::Never);
+                State::Failed(_) | State::Blocked if is_spared => {
+                    missing += 1;
+                    continue;
+                }
+                State::Failed(_) | State::Blocked => return Ok(Inputs::Never),
+                _ if is_spared && open == Open::Spared => {
+                    missing += 1;
+                    continue;
                 }
                 State::Waiting | State::Ready(_) | State::Running(_) => return Ok(Inputs::Missing),
             }

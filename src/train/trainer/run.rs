@@ -15,6 +15,9 @@ use crate::train::engine::Engine;
 use crate::train::engine::EngineError;
 use crate::train::engine::StepSeed;
 use crate::train::engine::Update;
+use crate::train::recalibrate::RecalibrateError;
+use crate::train::recalibrate::Recalibration;
+use crate::train::recalibrate::recalibrate;
 use crate::train::recipe::Average;
 use crate::train::trainer::EpochReport;
 use crate::train::trainer::Event;
@@ -26,6 +29,8 @@ use crate::train::trainer::StepReport;
 use crate::train::trainer::Watch;
 use crate::train::trainer::measure;
 
+/// Names the order of the images that statistics of batch norm are estimated from.
+const OBSERVED_SEED: u64 = 0;
 /// Added to a norm before a division by it, as torch's `clip_grad_norm_` does.
 const CLIP_EPSILON: f64 = 1e-6;
 
@@ -292,21 +297,25 @@ impl<'a> Run<'a> {
         ))
     }
 
-    /// Re-estimates the statistics of batch norm on the training images, as a
-    /// cumulative mean; `false` if interrupted meanwhile.
+    /// Estimates the statistics of batch norm again on the training images; `false` if
+    /// interrupted meanwhile.
     fn recalibrate(&mut self) -> Result<bool, FitError> {
-        let plan = self.plan;
-        let batches = plan.split.train.chunks(plan.recipe.batch_size);
-        let batches = batches.take(plan.steps_per_epoch as usize);
-        for (idx, indices) in batches.enumerate() {
-            if self.is_interrupted() {
-                return Ok(false);
-            }
-            self.assembler.fill(indices, None, &mut self.batch);
-            let share = 1.0 / (idx as f64 + 1.0);
-            let observed = self.engine.observe(self.batch.images(), share);
-            observed.map_err(|source| self.failed(source))?;
+        let train = &self.plan.split.train;
+        let order = epoch_order(OBSERVED_SEED, 0, train);
+        let size = self.plan.recipe.batch_size.min(order.len());
+        let done = recalibrate(
+            self.engine,
+            &self.assembler,
+            &order,
+            size,
+            &|_| (),
+            self.interrupted,
+        );
+        match done {
+            Ok(Recalibration::Interrupted) => Ok(false),
+            Ok(Recalibration::Done { .. } | Recalibration::NoBatchNorm) => Ok(true),
+            Err(RecalibrateError::Engine { source, .. }) => Err(self.failed(source)),
+            Err(error) => unreachable!("there are images that fill a batch: {error}"),
         }
-        Ok(true)
     }
 }

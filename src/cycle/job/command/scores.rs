@@ -45,7 +45,7 @@ pub(super) fn read(command: &str, path: &Path) -> Result<Option<Reported>, JobEr
     let reported = serde_json::from_str(&text);
     reported.map(Some).map_err(|error| JobError::NoNumber {
         command: command.to_owned(),
-        why: error.to_string(),
+        why: format!("`{}`: {error}", path.display()),
     })
 }
 

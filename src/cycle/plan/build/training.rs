@@ -35,6 +35,8 @@ pub fn training_seed(study: u64, phase: u32, ordinal: usize) -> u64 {
 pub(super) struct Training {
     pub(super) section: String,
     pub(super) choices: Choices,
+    /// Epochs that it is stretched to, if it is longer than the choices say.
+    pub(super) stretched: Option<u64>,
     pub(super) seed: u64,
     pub(super) phase: u32,
     pub(super) ordinal: usize,
@@ -74,6 +76,7 @@ impl Builder<'_> {
         Training {
             section: "retraining".to_owned(),
             choices,
+            stretched: None,
             seed: training_seed(study, phase, ordinal),
             phase,
             ordinal,
@@ -98,6 +101,7 @@ impl Builder<'_> {
         Training {
             section: format!("retraining` of ingredient `{ordinal}"),
             choices: self.retraining(&ingredient.training),
+            stretched: None,
             seed: ingredient.seed.unwrap_or(derived),
             phase,
             ordinal,
@@ -121,9 +125,15 @@ impl Builder<'_> {
         let (trainer, epochs) = match &recipe.trainer {
             Some(trainer) => {
                 let parameters = serde_json::to_value(&trainer.parameters);
+                let choices = training.choices.clone();
+                let choices = match training.stretched {
+                    Some(epochs) => choices.stretched(epochs),
+                    None => choices,
+                };
+                let epochs = choices.epochs.unwrap_or_default();
                 let work = CommandWork {
                     command: trainer.command.clone(),
-                    training: training.choices.clone(),
+                    training: choices,
                     seed: training.seed,
                     phase: training.phase,
                     ingredient: training.ordinal,
@@ -131,12 +141,10 @@ impl Builder<'_> {
                     on_unmasked: trainer.on_unmasked,
                     parameters: parameters.unwrap_or_default(),
                 };
-                let epochs = training.choices.epochs.unwrap_or_default();
                 (TrainerWork::Command(Box::new(work)), epochs)
             }
             None => {
-                let section = &training.section;
-                let (own, _) = self.training_recipe(section, &training.choices, training.seed)?;
+                let (own, _) = self.training_recipe(training)?;
                 let is_allr = training.choices.schedule == Some(ScheduleName::Allr);
                 if let (true, Some((_, parent))) = (is_allr, from) {
                     inputs.push(input("parent", parent, "checkpoint"));
@@ -165,10 +173,15 @@ impl Builder<'_> {
     /// The recipe of an embedded training, and its learning rates.
     pub(super) fn training_recipe(
         &self,
-        section: &str,
-        choices: &Choices,
-        seed: u64,
+        training: &Training,
     ) -> Result<(TrainingRecipe, Rates), PlanError> {
+        let Training {
+            section,
+            choices,
+            stretched,
+            seed,
+            ..
+        } = training;
         let (network, images) = (self.scene.network.as_ref(), self.scene.images.as_ref());
         let (Some(network), Some(images)) = (network, images) else {
             unreachable!("a scene without network belongs to a trainer of the user's");
@@ -176,7 +189,7 @@ impl Builder<'_> {
         let needs_rates = choices.schedule.is_some_and(|name| name.method().is_some());
         if needs_rates && self.pretraining.is_none() {
             return Err(PlanError::NoRates {
-                section: section.to_owned(),
+                section: section.clone(),
             });
         }
         let data = &self.recipe.data;
@@ -187,12 +200,15 @@ impl Builder<'_> {
             validation_fraction: data.validation,
             validation_seed: data.validation_seed,
             limit_train: data.limit_train,
-            seed,
+            seed: *seed,
             pretraining: self.pretraining.as_ref(),
             lost: None,
         });
+        if let Some(epochs) = *stretched {
+            recipe = recipe.stretched(epochs);
+        }
         let failed = |source| PlanError::Training {
-            section: section.to_owned(),
+            section: section.clone(),
             source: Box::new(source),
         };
         // What ALLR lost is known only when it is pruned; any number will do to check.

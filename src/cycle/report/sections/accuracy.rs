@@ -59,8 +59,8 @@ fn note(view: View<'_>) -> String {
         ""
     };
     format!(
-        "Test {} of every model, statistics of batch norm estimated again for each.{spread} \
-         The best candidate is the ingredient of the highest test accuracy: a choice that no \
+        "Test {} of every model, statistics of batch norm estimated again for each that was \
+         trained or averaged.{spread} The best candidate is the ingredient of the highest test accuracy: a choice that no \
          one could make without the test images, and that favours the soup's opponent. Best \
          by validation is the choice that one could make.",
         view.unit.noun()

@@ -49,7 +49,7 @@ fn shown(epoch: &Epoch, has_validation: bool) -> Option<f64> {
     if has_validation {
         epoch.validation_accuracy
     } else {
-        Some(epoch.train_accuracy)
+        epoch.train_accuracy
     }
 }
 
@@ -154,9 +154,9 @@ fn table(view: View<'_>) -> Table {
         vec![
             phase.phase.to_string().into(),
             fixed_or_missing(over(|curve| Some(curve.last()?.epoch as f64)), 1).into(),
-            fixed_or_missing(over(|curve| Some(curve.first()?.train_loss)), 4).into(),
-            fixed_or_missing(over(|curve| Some(curve.last()?.train_loss)), 4).into(),
-            accuracy(over(|curve| Some(curve.last()?.train_accuracy))),
+            fixed_or_missing(over(|curve| curve.first()?.train_loss), 4).into(),
+            fixed_or_missing(over(|curve| curve.last()?.train_loss), 4).into(),
+            accuracy(over(|curve| curve.last()?.train_accuracy)),
             accuracy(over(|curve| curve.first()?.validation_accuracy)),
             accuracy(over(|curve| curve.last()?.validation_accuracy)),
         ]

@@ -79,6 +79,7 @@ impl Size {
             }),
             n_ingredients: self.n_ingredients,
             n_phases: self.n_phases,
+            n_seeds: self.n_seeds,
             studies: seeds.collect(),
             computing_secs: 4321.5,
         }
@@ -184,10 +185,10 @@ impl Draw {
             let left = 1.0 - epoch as f64 / epochs as f64;
             Epoch {
                 epoch,
-                train_loss: 0.3 + 0.4 * left * left,
-                train_accuracy: accuracy + 0.01 - 0.05 * left * left,
+                train_loss: Some(0.3 + 0.4 * left * left),
+                train_accuracy: Some(accuracy + 0.01 - 0.05 * left * left),
                 validation_accuracy: Some(self.accuracy(level - 0.04 * left * left)),
-                learning_rate: 0.1 * left,
+                learning_rate: Some(0.1 * left),
             }
         });
         let curve: Vec<Epoch> = curve.collect();

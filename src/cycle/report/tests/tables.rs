@@ -83,10 +83,10 @@ fn findings() -> Findings {
             ingredient.model.curve = [(1, 0.5), (2, 0.6)]
                 .map(|(epoch, validation)| Epoch {
                     epoch,
-                    train_loss: 1.0 / epoch as f64,
-                    train_accuracy: 0.6,
+                    train_loss: Some(1.0 / epoch as f64),
+                    train_accuracy: Some(0.6),
                     validation_accuracy: Some(validation + more),
-                    learning_rate: 0.1,
+                    learning_rate: Some(0.1),
                 })
                 .into();
         }

@@ -96,6 +96,12 @@ fn a_run_that_goes_on_says_so() {
     );
     findings.n_phases = 1;
     assert_eq!(Summary::of(&findings).unfinished, None);
+    findings.n_seeds = 3;
+    assert_eq!(
+        Summary::of(&findings).unfinished.as_deref(),
+        Some("This run is not finished: 0 of 1 phase have a soup in each of 3 seeds.")
+    );
+    findings.n_seeds = 2;
     findings.studies[1].phases.clear();
     assert!(Summary::of(&findings).unfinished.is_some());
 }
