@@ -7,6 +7,7 @@
 mod command;
 mod error;
 mod failure;
+mod finite;
 mod merge;
 mod metrics;
 mod progress;

@@ -177,6 +177,25 @@ fn enough_ingredients_make_a_soup_if_that_is_permitted() {
     assert_eq!(open.len(), 2);
 }
 
+/// It is the trainer's step that fails, not the merge that reads of it.
+#[test]
+fn a_training_that_diverged_is_named() {
+    let bench = Bench::new();
+    let diverge = "if [ \"$SMS_MERGE_INGREDIENT\" = 2 ]; then \"$SMS_MERGE\" \
+                   \"$SMS_MERGE_OUTPUT\" \"$SMS_MERGE_OUTPUT\" -w 1e300,1e300 --no-normalize \
+                   --allow-non-finite -q -o far.st --force; mv far.st \"$SMS_MERGE_OUTPUT\"; fi\n";
+    let train = script(&bench, "train.sh", &format!("{TRAIN}{diverge}"));
+    recipe(&bench, &train, "");
+    let found = cycle(&bench, &["--set", "evaluation.segment_points=0"], 1);
+    assert!(
+        found.contains("failed: seed 0, phase 1, ingredient 2: "),
+        "{found}"
+    );
+    let expected = "has elements in `fc1.bias` that are NaN or infinite";
+    assert!(found.contains(expected), "{found}");
+    assert!(!found.contains("is tried again"), "{found}");
+}
+
 /// Each phase finds the report of those before it.
 #[test]
 fn the_report_is_there_after_each_phase() {

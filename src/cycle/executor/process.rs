@@ -58,7 +58,8 @@ pub struct Limits {
     pub grace: Duration,
 }
 
-/// How a command ended. Whoever it started has ended with it.
+/// How a command ended. Whoever it started has ended with it, unless in a session of its
+/// own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// By itself, with status 0.

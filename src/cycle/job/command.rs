@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::Bench;
 use super::JobError;
 use super::Made;
+use super::finite::check_finite;
 use super::unmasked::revived;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::DtypeRule;
@@ -108,6 +109,7 @@ impl Bench<'_> {
         let nothing = std::collections::BTreeMap::new();
         let durability = Durability::Unsynced;
         rewrite(&checkpoint, &metadata, &nothing, &target, durability)?;
+        check_finite(&single)?;
         let Some(mask) = self.optional("mask") else {
             return Ok(single);
         };

@@ -54,6 +54,21 @@ pub enum JobError {
         /// The checkpoint.
         path: PathBuf,
     },
+    /// A trainer wrote what is no number.
+    #[error(
+        "`{}` has elements in `{}` that are NaN or infinite, {count} of them: the training \
+         diverged",
+        path.display(),
+        Printable(tensor)
+    )]
+    NonFinite {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The first tensor that has such.
+        tensor: String,
+        /// How many.
+        count: u64,
+    },
     /// A job does not name an input that its kind needs.
     #[error("the job names no input `{role}`")]
     NoInput {
@@ -221,6 +236,7 @@ impl JobError {
             self,
             Self::Unmasked { .. }
                 | Self::MaskShape { .. }
+                | Self::NonFinite { .. }
                 | Self::Ingredients(_)
                 | Self::Recipe(_)
                 | Self::NothingLost
