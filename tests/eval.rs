@@ -217,6 +217,14 @@ fn recalibrate_changes_statistics_alone_and_keeps_the_proof() {
     let warned = run(path, &["eval", "soup.st"]);
     let warned = String::from_utf8(warned.stderr).unwrap();
     assert!(warned.contains("sms-merge recalibrate soup.st"), "{warned}");
+    for (weights, can_be_negative) in [("1,2", false), ("2,-1", true)] {
+        let words = ["a.st", "b.st", "-w", weights, "-o", "far.st", "--force"];
+        let warned = run(path, &words).stderr;
+        let warned = String::from_utf8(warned).unwrap();
+        assert!(warned.contains("statistics of batch norm were averaged"));
+        let found = warned.contains("variances can be negative");
+        assert_eq!(found, can_be_negative, "{warned}");
+    }
     let arguments = [
         "recalibrate",
         "soup.st",

@@ -296,11 +296,14 @@ impl Summary<'_> {
             ));
         }
         if merged.needs_recalibration {
-            warnings.push(
+            let below = match self.options.weights.is_convex() {
+                true => "",
+                false => "; with these weights variances can be negative",
+            };
+            warnings.push(format!(
                 "running statistics of batch norm were averaged: estimate them again on \
-                 training data before using the soup, such as by `sms-merge recalibrate`"
-                    .to_owned(),
-            );
+                 training data before using the soup, such as by `sms-merge recalibrate`{below}"
+            ));
         }
         for name in &merged.sidecars.differing {
             warnings.push(format!(
