@@ -547,6 +547,41 @@ fn templates_whose_weights_were_changed_are_refused_with_the_remedy() {
     );
 }
 
+/// Writes a checkpoint again with one more tensor, `twin.weight`: the bytes of another.
+fn with_twin(from: &Path, of: &str, to: &Path) {
+    let bytes = fs::read(from).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let twin = ("twin.weight".to_owned(), file.tensor(of).unwrap());
+    let others = file.iter().map(|(name, tensor)| (name.to_owned(), tensor));
+    let all: Vec<(String, TensorView<'_>)> = others.chain([twin]).collect();
+    safetensors::serialize_to_file(all, None, to).unwrap();
+}
+
+/// Exporters make one initialiser of tensors with the same bytes: a soup in which they
+/// differ has no place for them.
+#[test]
+fn an_initialiser_that_stands_for_two_tensors_takes_no_soup_in_which_they_differ() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let soup = soup_of_checkpoints(directory.path());
+    with_twin(&fixture("net_a.st"), "bn1.weight", &at("source.st"));
+    with_twin(&soup, "bn1.weight", &at("same.st"));
+    with_twin(&soup, "bn1.bias", &at("other.st"));
+    let words = |soup: &str, more: &[&str]| {
+        let output = format!("{soup}.onnx");
+        let mut words = vec!["export".into(), at(soup), "-o".into(), at(&output)];
+        words.extend(["--template".into(), fixture("legacy_a.onnx")]);
+        words.extend(["--source".into(), at("source.st")]);
+        words.extend(more.iter().map(PathBuf::from));
+        words
+    };
+    succeed(&words("same.st", &[]));
+    let message = "may be `bn1.weight` or `twin.weight`";
+    refuse(&words("other.st", &[]), 3, message);
+    assert!(!at("other.st.onnx").exists());
+    succeed(&words("other.st", &["--keep", "twin.*"]));
+}
+
 /// A checkpoint of a network with 100 inputs, 7 hidden units and 3 classes, of whose
 /// weights few are retained; one of these is zero.
 fn sparse_checkpoint(path: &Path, seed: u32) {

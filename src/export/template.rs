@@ -110,6 +110,7 @@ pub fn match_template(
     }
     let mut filling = Filling::default();
     let mut used = BTreeSet::new();
+    let mut alike = Vec::new();
     for (index, initializer) in weights {
         let name = initializer.name.as_str();
         if !matches!(initializer.elements, Elements::Dense(_)) && !keep.matches(name) {
@@ -141,6 +142,7 @@ pub fn match_template(
         };
         used.extend(candidates.iter().map(|(tensor, _)| *tensor));
         let (tensor, order) = choose(soup, name, candidates, observer)?;
+        alike.push((name, (tensor, order), candidates));
         check_soup(soup, tensor, initializer, order)?;
         filling.replaced.push(Replacement {
             index,
@@ -149,6 +151,7 @@ pub fn match_template(
             order,
         });
     }
+    check_shared(soup, &alike, keep, observer)?;
     let mut left = sources
         .iter()
         .flat_map(|source| floats(source).map(move |tensor| (source, tensor)))
@@ -186,15 +189,9 @@ fn choose<'n>(
     if candidates.len() == 1 || (found.0 == initializer && named.next().is_none()) {
         return Ok(found);
     }
-    let digest = |(name, order): (&str, Order)| match parameter(soup, name) {
-        Some(reader) => reader(observer).digest(order),
-        None => Err(TemplateError::NotInSoup {
-            tensor: name.to_owned(),
-        }),
-    };
-    let first = digest(found)?;
+    let first = digest(soup, found, observer)?;
     for &other in candidates {
-        if digest(other)? != first {
+        if digest(soup, other, observer)? != first {
             return Err(TemplateError::Ambiguous {
                 initializer: initializer.to_owned(),
                 first: found.0.to_owned(),
@@ -203,6 +200,43 @@ fn choose<'n>(
         }
     }
     Ok(found)
+}
+
+/// Refuses an initialiser that stands for several tensors, as exporters make one of those
+/// with the same bytes, if the soup has different bytes for them.
+fn check_shared(
+    soup: &Ingredients,
+    alike: &[(&str, (&str, Order), &BTreeSet<(&str, Order)>)],
+    keep: &NamePatterns,
+    observer: Observer<'_>,
+) -> Result<(), TemplateError> {
+    let placed: BTreeSet<&str> = alike.iter().map(|(_, found, _)| found.0).collect();
+    for &(initializer, found, candidates) in alike {
+        let others = candidates.iter();
+        for &other in others.filter(|(name, _)| !placed.contains(name) && !keep.matches(name)) {
+            if digest(soup, other, observer)? != digest(soup, found, observer)? {
+                return Err(TemplateError::Ambiguous {
+                    initializer: initializer.to_owned(),
+                    first: found.0.to_owned(),
+                    other: other.0.to_owned(),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn digest(
+    soup: &Ingredients,
+    (name, order): (&str, Order),
+    observer: Observer<'_>,
+) -> Result<Digest, TemplateError> {
+    match parameter(soup, name) {
+        Some(reader) => reader(observer).digest(order),
+        None => Err(TemplateError::NotInSoup {
+            tensor: name.to_owned(),
+        }),
+    }
 }
 
 /// What reads a tensor of the soup, its mask applied.
