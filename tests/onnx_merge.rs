@@ -534,11 +534,19 @@ fn templates_whose_weights_were_changed_are_refused_with_the_remedy() {
     );
     let words = ["export", "a.st", "-o", "b.onnx", "--template", "c.onnx"];
     refuse(&words, 2, "--source");
+    // What a template takes no notice of.
+    for more in [["--dense", "fc*"], ["--classes", "3"]] {
+        check("legacy_a.onnx", &more, 2, "does not go with `--template`");
+    }
+    let words = export(&soup, &directory.path().join("x.st"), "legacy_a.onnx", &[]);
+    refuse(&words, 2, "`--template` makes an ONNX model");
     let keep = ["--keep", "onnx::*", "--keep", "bn1.*", "--keep", "conv1.*"];
     succeed(&export(&soup, &output, "legacy_folded_a.onnx", &keep));
     refuse(&export(&soup, &output, "legacy_a.onnx", &[]), 2, "exists");
-    let own = ["export".into(), soup.clone(), "-o".into(), soup.clone()];
-    let template = ["--template".into(), fixture("legacy_a.onnx")];
+    let own = directory.path().join("own.onnx");
+    fs::copy(fixture("legacy_a.onnx"), &own).unwrap();
+    let template = ["--template".into(), own.clone()];
+    let own = ["export".into(), soup, "-o".into(), own];
     let source = ["--source".into(), fixture("net_a.st")];
     refuse(
         &[&own[..], &template, &source].concat(),
@@ -611,6 +619,12 @@ fn sparse_checkpoint(path: &Path, seed: u32) {
 
 #[test]
 fn what_is_exported_is_read_back_and_merges_to_the_same_soup() {
+    for dtype in ["f32", "f16", "bf16", "f64"] {
+        is_read_back(dtype);
+    }
+}
+
+fn is_read_back(dtype: &str) {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     let model = [
@@ -621,7 +635,11 @@ fn what_is_exported_is_read_back_and_merges_to_the_same_soup() {
         "--force",
     ];
     for (seed, name) in ["a.st", "b.st"].into_iter().enumerate() {
-        sparse_checkpoint(&at(name), seed as u32);
+        sparse_checkpoint(&at("f32.st"), seed as u32);
+        // Copies of a checkpoint merge to itself, in any type.
+        let words = ["--dtype", dtype, "--force", "-o"].map(PathBuf::from);
+        let copies = [at("f32.st"), at("f32.st")];
+        succeed(&[&copies[..], &words, &[at(name)]].concat());
     }
     succeed(&[at("a.st"), at("b.st"), "-o".into(), at("soup.st")]);
     let expected = tensors(&at("soup.st"), Access::Mapped);
@@ -639,7 +657,10 @@ fn what_is_exported_is_read_back_and_merges_to_the_same_soup() {
             let model = model.iter().map(PathBuf::from);
             succeed(&words.into_iter().chain(model).collect::<Vec<_>>());
             let found = tensors(&to, Access::Mapped);
-            assert!(found == tensors(&from, Access::Mapped), "{encoding}");
+            assert!(
+                found == tensors(&from, Access::Mapped),
+                "{dtype} {encoding}"
+            );
         }
         for output in ["soup.onnx", "again.st"] {
             let words = [
@@ -652,7 +673,7 @@ fn what_is_exported_is_read_back_and_merges_to_the_same_soup() {
             succeed(&words);
             assert!(
                 tensors(&at(output), Access::Mapped) == expected,
-                "{encoding}"
+                "{dtype} {encoding}"
             );
             succeed(&["verify".into(), at(output), at("a.onnx"), at("b.onnx")]);
         }

@@ -40,6 +40,16 @@ fn refuse_misplaced(arguments: &ExportArguments, is_model: bool) -> Result<(), U
         (onnx.softmax, "--softmax"),
         (onnx.fold_batch_norm, "--fold-batch-norm"),
         (arguments.model.is_some(), "--model"),
+        (arguments.choice.input.is_some(), "--input"),
+        (arguments.choice.classes.is_some(), "--classes"),
+        (!arguments.choice.options.is_empty(), "--option"),
+    ];
+    let mask = &arguments.mask;
+    let masking = [
+        (mask.mask.is_some(), "--mask"),
+        (!mask.prunable.is_empty(), "--prunable"),
+        (!mask.dense.is_empty(), "--dense"),
+        (mask.strict, "--strict"),
     ];
     let stored = [
         (!matches!(layout.layout, LayoutChoice::Keep), "--layout"),
@@ -55,14 +65,22 @@ fn refuse_misplaced(arguments: &ExportArguments, is_model: bool) -> Result<(), U
             next: Some(next.to_owned()),
         })
     };
-    if let Some(name) = find(&computed) {
-        if is_template {
+    if is_template {
+        if let Some(name) = find(&computed) {
             let next = "leave it out: the template's graph stays as it is";
             return refused(name, "does not go with `--template`", next);
         }
-        if !is_model {
-            return refused(name, "is about ONNX models", "end the output in .onnx");
+        if let Some(name) = find(&masking) {
+            let next = "leave it out: weights are taken as they are stored";
+            return refused(name, "does not go with `--template`", next);
         }
+        if !is_model {
+            let next = "end the output in .onnx";
+            return refused("--template", "makes an ONNX model", next);
+        }
+    }
+    if let (Some(name), false) = (find(&computed), is_model) {
+        return refused(name, "is about ONNX models", "end the output in .onnx");
     }
     match find(&stored) {
         Some(name) if is_model || is_template => {

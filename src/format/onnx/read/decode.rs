@@ -175,7 +175,10 @@ impl<'a, S: ReadAt + ?Sized> Search<'a, S> {
         let is_wide = index == INT64 || i32::try_from(shape.numel()).is_ok();
         let values = found!(self.list(values_name));
         let places = found!(self.list(places_name));
-        let is_float = matches!(values.dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32);
+        let is_float = matches!(
+            values.dtype,
+            Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64
+        );
         let n_bytes = match bitmask {
             true => shape.numel().div_ceil(8),
             false => places.count,
