@@ -165,6 +165,12 @@ fn weights_stay_outside() {
     let data = fs::read(bench.at("model.onnx.data")).unwrap();
     let weights = fs::read(bench.at("model.st")).unwrap();
     assert!(weights.windows(48).any(|window| window == &data[..48]));
+
+    // Where weights are stored compact, none lie there as a reader would take them.
+    bench.json(&["model.st", "-o", "compact.st", "--layout=bitmask"]);
+    let words = [&["compact.st"], &words[1..]].concat();
+    let message = bench.refused(&words, 2);
+    assert!(message.contains("one after the other"), "{message}");
 }
 
 #[test]

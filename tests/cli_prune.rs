@@ -1,6 +1,7 @@
 //! Whole runs of `sms-merge prune` and `sms-merge mask` on the checkpoints in `fixtures/`.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -302,6 +303,16 @@ fn shards_are_written_and_read() {
 }
 
 #[test]
+fn a_mask_behind_a_link_to_the_checkpoint_is_refused() {
+    let bench = Bench::new();
+    symlink("p.st", bench.at("link.st")).unwrap();
+    let words = ["prune", "dense.st", "-o", "p.st", "--sparsity", "0.5"];
+    let said = bench.expect(&[&words[..], &["--mask-out", "link.st"]].concat(), 2);
+    assert!(said.contains("cannot be the same file"), "{said}");
+    assert!(!bench.at("p.st").exists());
+}
+
+#[test]
 fn what_makes_no_sense_is_refused_and_leaves_nothing() {
     let bench = Bench::new();
     let refused = |more: &[&str], exit: i32, part: &str| {
@@ -356,11 +367,13 @@ fn what_makes_no_sense_is_refused_and_leaves_nothing() {
         3,
         "has no prunable tensor",
     );
-    refused(
-        &["--sparsity", "0.5", "--mask-out", "p.st"],
-        2,
-        "cannot be the same file",
-    );
+    for place in ["p.st", "./p.st"] {
+        refused(
+            &["--sparsity", "0.5", "--mask-out", place],
+            2,
+            "cannot be the same file",
+        );
+    }
     let said = bench.expect(
         &[
             "prune",

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use sms_merge::checkpoint::Checkpoint;
 use sms_merge::checkpoint::CheckpointError;
+use sms_merge::checkpoint::CompactError;
 use sms_merge::checkpoint::OpenOptions;
 use sms_merge::checkpoint::map::Access;
 use sms_merge::format::torch::ArchiveError;
@@ -86,6 +87,10 @@ fn refused_as(error: &CheckpointError) -> String {
             TorchError::Legacy(error) => legacy(error),
             other => panic!("{other}"),
         }),
+        CheckpointError::Compact {
+            source: CompactError::NotContiguous { .. },
+            ..
+        } => "compact-not-contiguous".to_owned(),
         other => panic!("{other}"),
     }
 }
@@ -94,7 +99,7 @@ fn options(name: &str) -> OpenOptions {
     let mut options = OpenOptions::default();
     match name {
         "archive-directory-limit" | "archive-entry-limit" => options.header_limit = 1000,
-        "pickle-memory" => options.header_limit = 5100,
+        "pickle-memory" | "pickle-memory--views" => options.header_limit = 5100,
         "legacy-limit" => options.header_limit = 100,
         "state-no-key" => options.key = Some("model.encoder".to_owned()),
         "state-not-a-dict--key" => options.key = Some("net".to_owned()),
@@ -177,6 +182,10 @@ fn messages_name_what_was_found_and_what_to_do() {
     check("state-several", &["`state_dict`, `model`", "`--key`"]);
     check("state-nested", &["`ema` is a tuple"]);
     check("state-no-key", &["no `encoder`; it has `w`"]);
+    check(
+        "compact-not-contiguous",
+        &["`w.weight`", "`w.compressed`", "`.contiguous()`"],
+    );
     check("state-expanded", &["274877906944 elements of which only 4"]);
     check("foreign-tar", &["a tar archive", "`tar -x`"]);
     check("legacy-limit", &["100 bytes", "`--max-header-bytes`"]);

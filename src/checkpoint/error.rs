@@ -217,6 +217,19 @@ pub enum CompactError {
         /// What it is.
         found: String,
     },
+    /// A part is a view whose elements do not lie one after the other.
+    #[error(
+        "`{}` is compact, and the elements of its part `{}` do not lie one after the other; \
+         save it with `.contiguous()`",
+        Printable(tensor),
+        Printable(part)
+    )]
+    NotContiguous {
+        /// The tensor.
+        tensor: String,
+        /// The part.
+        part: String,
+    },
     /// A tensor is stored both compact and plain.
     #[error("`{}` is stored twice, compact and as it is", Printable(tensor))]
     Twice {

@@ -1,7 +1,13 @@
 //! From arguments to the library's terms: how outputs are written.
 
+use std::path::Path;
+
 use sms_merge::format::replace::Durability;
 use sms_merge::format::replace::Existing;
+use sms_merge::format::replace::Target;
+
+use crate::cli::exit::UsageError;
+use crate::cli::text::shown;
 
 /// What `--force` says of an output that exists.
 pub(crate) fn existing(force: bool) -> Existing {
@@ -17,4 +23,28 @@ pub(crate) fn durability(no_sync: bool) -> Durability {
         true => Durability::Unsynced,
         false => Durability::Synced,
     }
+}
+
+/// Refuses two outputs that would be one file, by whatever names. What cannot be a file
+/// is refused where it is opened.
+pub(crate) fn refuse_same_place<'p>(
+    outputs: impl IntoIterator<Item = (&'static str, &'p Path)>,
+) -> Result<(), UsageError> {
+    let mut known: Vec<(&str, Target)> = Vec::new();
+    for (what, path) in outputs {
+        let Ok(target) = Target::for_file(path, Existing::Replace) else {
+            continue;
+        };
+        if let Some((other, _)) = known.iter().find(|(_, known)| known.is_same_place(&target)) {
+            return Err(UsageError {
+                message: format!(
+                    "the {other} and the {what} cannot be the same file, `{}`",
+                    shown(path)
+                ),
+                next: Some("name two files".to_owned()),
+            });
+        }
+        known.push((what, target));
+    }
+    Ok(())
 }

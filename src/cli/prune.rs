@@ -34,6 +34,7 @@ use crate::cli::inputs::open_options;
 use crate::cli::inputs::patterns;
 use crate::cli::inputs::threads;
 use crate::cli::outputs;
+use crate::cli::outputs::refuse_same_place;
 use crate::cli::progress::Progress;
 use crate::cli::pruned::Outcome;
 use crate::cli::text::count;
@@ -192,13 +193,12 @@ fn refuse_inputs<'a>(
     arguments: &PruneArguments,
     outputs: impl Iterator<Item = &'a PathBuf>,
 ) -> anyhow::Result<()> {
-    if arguments.output.is_some() && arguments.output == arguments.mask_out {
-        return Err(UsageError {
-            message: "the checkpoint and its mask cannot be the same file".to_owned(),
-            next: None,
-        }
-        .into());
-    }
+    let places = [
+        ("checkpoint", &arguments.output),
+        ("mask", &arguments.mask_out),
+    ];
+    let places = places.into_iter();
+    refuse_same_place(places.filter_map(|(what, path)| Some((what, path.as_deref()?))))?;
     let masks = [&arguments.mask, &arguments.from_mask];
     let inputs: Vec<&Path> = std::iter::once(&arguments.checkpoint)
         .chain(masks.into_iter().flatten())

@@ -52,6 +52,7 @@ use crate::cli::learning::open_compute;
 use crate::cli::learning::open_data;
 use crate::cli::learning::record_of;
 use crate::cli::outputs;
+use crate::cli::outputs::refuse_same_place;
 use crate::cli::progress::Steps;
 use crate::cli::text::shown;
 use crate::cli::train::logs::Beginning;
@@ -246,39 +247,14 @@ fn refuse_inputs(arguments: &TrainArguments, state: &Path) -> anyhow::Result<()>
     if let Some(metrics) = metrics {
         refuse_named_input(metrics, inputs())?;
     }
-    let mut places = Vec::new();
-    for (what, path) in [
+    let places = [
         ("checkpoint", Some(arguments.output.as_path())),
         ("state", Some(state)),
         ("metrics", metrics),
-    ] {
-        let Some(path) = path else { continue };
-        let place = place(path);
-        if let Some((other, _)) = places.iter().find(|(_, taken)| *taken == place) {
-            return Err(UsageError {
-                message: format!(
-                    "the {other} and the {what} cannot be the same file, `{}`",
-                    shown(path)
-                ),
-                next: Some("name two files".to_owned()),
-            }
-            .into());
-        }
-        places.push((what, place));
-    }
+    ];
+    let places = places.into_iter();
+    refuse_same_place(places.filter_map(|(what, path)| Some((what, path?))))?;
     Ok(())
-}
-
-/// A path by which files that may not exist yet can be compared.
-fn place(path: &Path) -> PathBuf {
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    let parent = parent.unwrap_or(Path::new(".")).canonicalize();
-    match (parent, path.file_name()) {
-        (Ok(parent), Some(name)) => parent.join(name),
-        _ => path.to_owned(),
-    }
 }
 
 /// Where states go. One that is there already belongs to a training that was broken

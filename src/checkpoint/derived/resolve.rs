@@ -263,10 +263,16 @@ fn build(
             is_part[index] = true;
         }
     }
-    let extent = |tensor: &StoredTensor| Extent {
-        shard: tensor.shard,
-        begin: tensor.offset,
-        end: tensor.offset + tensor.bytes,
+    let extent = |tensor: &StoredTensor| match tensor.content {
+        Content::Plain => Ok(Extent {
+            shard: tensor.shard,
+            begin: tensor.offset,
+            end: tensor.offset + tensor.bytes,
+        }),
+        _ => Err(CompactError::NotContiguous {
+            tensor: name.clone(),
+            part: tensor.name.clone(),
+        }),
     };
     let compact = Arc::new(Compact {
         kind: *kind,
@@ -276,9 +282,12 @@ fn build(
         row_elements: kind.row_elements(shape),
         retained,
         is_decoded: false,
-        values: extent(values),
-        bitmask: extent(bitmask),
-        row_offsets: row_offsets.filter(|_| shape.rank() == 2).map(extent),
+        values: extent(values)?,
+        bitmask: extent(bitmask)?,
+        row_offsets: row_offsets
+            .filter(|_| shape.rank() == 2)
+            .map(extent)
+            .transpose()?,
         ranks: OnceLock::new(),
         counting: Mutex::new(()),
     });

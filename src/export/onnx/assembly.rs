@@ -10,6 +10,7 @@ use std::path::Path;
 use super::OnnxError;
 use super::Payloads;
 use super::census::Planned;
+use crate::checkpoint::Content;
 use crate::format::onnx::note::EncodedTensor;
 use crate::format::onnx::note::Note;
 use crate::format::onnx::write::Attribute;
@@ -259,6 +260,9 @@ fn in_checkpoint(planned: &Planned<'_>, directory: &Path) -> Result<Data, OnnxEr
     }
     if planned.source.has_stored_mask() && planned.found.is_pruned {
         return Err(refuse("its mask is stored beside it"));
+    }
+    if !matches!(stored.content, Content::Plain) {
+        return Err(refuse("its elements do not lie there one after the other"));
     }
     Ok(Data::External {
         location: location(planned.source.shard().source().path(), directory)?,

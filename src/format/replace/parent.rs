@@ -43,6 +43,16 @@ impl Parent {
         }
     }
 
+    /// Whether both are one directory.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let identity = |parent: &Self| {
+            let stat = rustix::fs::fstat(&parent.fd).ok()?;
+            Some((stat.st_dev, stat.st_ino))
+        };
+        let found = identity(self);
+        found.is_some() && found == identity(other)
+    }
+
     /// The directory `name` in this one, opened for listing.
     pub(super) fn child(&self, name: &OsStr) -> rustix::io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -96,6 +96,11 @@ impl Target {
         &self.path
     }
 
+    /// Whether it is where another is, by whatever names they were given.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        self.name == other.name && self.parent.is_same(&other.parent)
+    }
+
     /// Device and inode of the output that will be replaced.
     pub fn existing(&self) -> Option<(u64, u64)> {
         self.predecessor.map(|old| (old.device, old.inode))

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::mem::size_of;
 
 use crate::format::torch::PickleError;
+use crate::format::torch::View;
 use crate::format::torch::global::Global;
 use crate::format::torch::global::StorageType;
 use crate::tensor::Dtype;
@@ -140,7 +141,10 @@ impl<'a> Heap<'a> {
     }
 
     pub(super) fn new_tensor(&mut self, tensor: TensorRef) -> Result<Value<'a>, PickleError> {
-        self.charge::<TensorRef>(1)?;
+        // What the state dict makes of it is counted with it: its extents may be a tuple
+        // that stands in the pickle once for any number of tensors.
+        self.charge::<(TensorRef, View)>(1)?;
+        self.charge::<u64>(tensor.sizes.len as usize + tensor.strides.len as usize)?;
         let number = self.number(self.tensors.len())?;
         self.tensors.push(tensor);
         Ok(Value::Tensor(number))

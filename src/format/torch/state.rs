@@ -1,6 +1,8 @@
 //! From a pickle's values to a state dict: which dict is meant, and what its tensors are.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
 
 use crate::format::torch::Names;
 use crate::format::torch::StateError;
@@ -227,14 +229,26 @@ fn candidates(heap: &Heap<'_>, dict: u32) -> Names {
 /// The parts that are no tensors, if none of them holds one.
 fn left_out(heap: &Heap<'_>, others: Vec<(&str, Value<'_>)>) -> Result<Vec<LeftOut>, StateError> {
     let mut search = Search::new(heap);
-    let parts = others.into_iter().map(|(name, value)| {
-        let (name, kind) = (name.to_owned(), value.kind());
+    let mut parts: Vec<LeftOut> = Vec::new();
+    // A pickle can name one long text any number of times in a few bytes each, and it is
+    // copied once: other texts are no longer in sum than the pickle.
+    let mut known: BTreeMap<(usize, usize), usize> = BTreeMap::new();
+    for (name, value) in others {
+        let kind = value.kind();
         if search.finds_tensor(value) {
+            let name = name.to_owned();
             return Err(StateError::Nested { name, found: kind });
         }
-        Ok(LeftOut { name, kind })
-    });
-    parts.collect()
+        match known.entry((name.as_ptr().addr(), name.len())) {
+            Entry::Occupied(part) => parts[*part.get()].kind = kind,
+            Entry::Vacant(part) => {
+                part.insert(parts.len());
+                let name = name.to_owned();
+                parts.push(LeftOut { name, kind });
+            }
+        }
+    }
+    Ok(parts)
 }
 
 /// A search for tensors that looks into each container once.
@@ -366,4 +380,38 @@ fn view(
         strides,
         storage: tensor.storage as usize,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_name_is_kept_once_however_often_it_is_used() {
+        const LEN: u32 = 1 << 20;
+        const TIMES: usize = 10_000;
+        let name = b"a".repeat(LEN as usize);
+        let tensor =
+            b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n\
+                       X\x01\0\0\00X\x03\0\0\0cpuK\x01tQK\0(K\x01t(K\x01t\x89}tR";
+        let pickle = [
+            b"\x80\x02}(X\x01\0\0\0w".as_slice(),
+            tensor,
+            b"X",
+            &LEN.to_le_bytes(),
+            &name,
+            b"q\0K\x01",
+            &b"h\0N".repeat(TIMES),
+            b"u.",
+        ]
+        .concat();
+        let state_dict = parse_state_dict(&pickle, None, 1 << 24).unwrap();
+        assert_eq!(state_dict.tensors.len(), 1);
+        let [part] = state_dict.left_out.as_slice() else {
+            panic!("{} parts", state_dict.left_out.len());
+        };
+        assert_eq!(part.name.as_bytes(), name);
+        // The last one counts, as in a dict.
+        assert_eq!(part.kind, "None");
+    }
 }
