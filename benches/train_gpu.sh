@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Training on a GPU: the tests of the engines there, and epochs beside those of the processor.
+# Training on a GPU: the tests of the engines there, epochs beside those of the processor,
+# and a cycle.
 #
 #     benches/train_gpu.sh DIRECTORY
 #
@@ -30,7 +31,7 @@ failed=0
 echo "== tests of the engines"
 # Twice: the driver translates kernels the first time, and keeps them.
 for _ in first second; do
-    SMS_MERGE_REQUIRE_CUDA=1 timeout 60 "$directory/engines" the_candle_engine_on_a_gpu || failed=1
+    SMS_MERGE_REQUIRE_CUDA=1 timeout 150 "$directory/engines" the_candle_engine_on_a_gpu || failed=1
 done
 
 # train NAME DEVICE EPOCHS ARGUMENTS...: one line about a training.
@@ -77,4 +78,13 @@ for device in cpu cuda; do
         "$python" -c 'import json, sys; e = json.load(sys.stdin)["models"][0]["evaluation"]; print(e["accuracy"], e["loss"])' ||
         failed=1
 done
+echo "== a cycle on the GPU, twice: its report, and the bytes of its soup"
+for run in one two; do
+    timeout 120 "$directory/sms-merge" cycle --run-dir "$scratch/$run" --device cuda --jobs 2 \
+        --set 'seeds=[0]' --set pruning.phases=2 --set ingredients.count=3 >"$scratch/out" 2>&1 ||
+        failed=1
+    [ "$run" = one ] && cat "$scratch/out"
+done
+cmp "$scratch/one/soup.safetensors" "$scratch/two/soup.safetensors" && echo "the same bytes" ||
+    failed=1
 exit "$failed"

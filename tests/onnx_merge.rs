@@ -356,10 +356,18 @@ fn files_beside_a_model_must_be_there_whole_and_regular() {
     fs::remove_file(&data).unwrap();
     let error = open(&model).unwrap_err();
     let is_missing = matches!(
-        error,
-        CheckpointError::Source(SourceError::Missing { ref path, .. }) if *path == data
+        &error,
+        CheckpointError::Beside { model: named, source: SourceError::Missing { path, .. } }
+            if *path == data && *named == model
     );
     assert!(is_missing, "{error}");
+
+    let output = run(&["inspect".as_ref(), model.as_os_str()]);
+    assert_eq!(output.status.code(), Some(5));
+    let said = String::from_utf8(output.stderr).unwrap();
+    for part in ["external_a.onnx", "external_a.data", "copy both"] {
+        assert!(said.contains(part), "{said}");
+    }
 
     // The cache of Hugging Face is made of links to regular files.
     symlink(fixture("external_a.data"), &data).unwrap();
@@ -371,7 +379,10 @@ fn files_beside_a_model_must_be_there_whole_and_regular() {
         let error = open(&model).unwrap_err();
         let is_refused = matches!(
             error,
-            CheckpointError::Source(SourceError::NotRegular { .. })
+            CheckpointError::Beside {
+                source: SourceError::NotRegular { .. },
+                ..
+            }
         );
         assert!(is_refused, "{error}");
     }

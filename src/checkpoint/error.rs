@@ -72,6 +72,17 @@ pub enum CheckpointError {
         /// What is wrong.
         source: OnnxError,
     },
+    /// A file beside a model cannot be opened.
+    #[error(
+        "`{}` keeps tensors in a file of its own, which must lie beside it; copy both",
+        model.display()
+    )]
+    Beside {
+        /// The model.
+        model: PathBuf,
+        /// Why not.
+        source: SourceError,
+    },
     /// A file beside a model is too short.
     #[error(
         "`{}` says that initialiser `{}` ends at byte {expected} of `{}`, which has {found}",

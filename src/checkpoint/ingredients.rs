@@ -92,6 +92,10 @@ impl Ingredients {
             })
             .collect();
         if parameters.is_empty() {
+            if checkpoints[0].tensors().is_empty() {
+                let path = checkpoints[0].path().to_owned();
+                return Err(IngredientsError::Empty { path });
+            }
             return Err(IngredientsError::Nothing);
         }
         drop(others);

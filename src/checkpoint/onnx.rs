@@ -87,8 +87,13 @@ impl Checkpoint {
         }];
         let directory = path.parent().unwrap_or(Path::new(""));
         for location in &model.locations {
+            let source = ByteSource::open(&directory.join(location), options.access);
+            let source = source.map_err(|source| CheckpointError::Beside {
+                model: path.to_owned(),
+                source,
+            });
             shards.push(Shard {
-                source: ByteSource::open(&directory.join(location), options.access)?,
+                source: source?,
                 format: FileFormat::Onnx,
                 metadata: Default::default(),
             });

@@ -1,6 +1,7 @@
 //! Whether tensors are those of a graph: names and shapes walk in.
 
 use super::Graph;
+use super::Role;
 use crate::tensor::Printable;
 use crate::tensor::Shape;
 
@@ -63,7 +64,8 @@ fn more(others: usize) -> String {
 
 impl Graph {
     /// Checks that tensors with these names and shapes are the parameters and
-    /// statistics of this graph, no more and no less.
+    /// statistics of this graph, no more and no less. The count of batches of a batch norm
+    /// may be missing: nothing is computed with it, and exported models have none.
     ///
     /// # Errors
     /// [`FitError`] names the first difference.
@@ -85,6 +87,7 @@ impl Graph {
         let mut missing = self
             .parameters
             .iter()
+            .filter(|parameter| parameter.role != Role::BatchCount)
             .map(|parameter| parameter.name.as_str())
             .filter(|name| !found.contains_key(name));
         if let Some(tensor) = missing.next() {
@@ -104,7 +107,9 @@ impl Graph {
             });
         }
         for parameter in &self.parameters {
-            let shape = found[parameter.name.as_str()];
+            let Some(&shape) = found.get(parameter.name.as_str()) else {
+                continue;
+            };
             if *shape != parameter.shape {
                 return Err(FitError::Shape {
                     tensor: parameter.name.clone(),

@@ -175,6 +175,12 @@ pub enum IngredientsError {
         /// What it is.
         what: &'static str,
     },
+    /// A checkpoint without a tensor.
+    #[error("`{}` holds no tensor; was another file meant?", path.display())]
+    Empty {
+        /// The checkpoint.
+        path: PathBuf,
+    },
     /// No tensor is left to merge.
     #[error("no tensor is left to merge; look at `--include` and `--exclude`")]
     Nothing,

@@ -72,6 +72,20 @@ pub enum OnnxError {
         /// The scale, or the bias, that it would have.
         found: f64,
     },
+    /// A weight with the scale of its batch norm is no number of single precision.
+    #[error(
+        "batch norm cannot be folded into `{}`: a weight of channel {channel} would be {found}; \
+         keep it",
+        Printable(tensor)
+    )]
+    FoldedWeight {
+        /// The weight.
+        tensor: String,
+        /// The channel.
+        channel: usize,
+        /// What an element would be.
+        found: f64,
+    },
     /// The file would be larger than protobuf allows.
     #[error(
         "the model would take {found} bytes, and an ONNX file has at most {}; \

@@ -107,17 +107,17 @@ impl<'a> Writer<'a> {
             let channel = (at / per_channel) as usize;
             let scaled = (value * scale[channel]) as f32;
             if value.is_finite() && !scaled.is_finite() {
-                overflow = Some(channel);
+                overflow = Some((channel, value * scale[channel]));
             }
             self.scaled.extend_from_slice(&scaled.to_le_bytes());
             at += 1;
         });
         match overflow {
             None => Ok(()),
-            Some(channel) => Err(OnnxError::Fold {
+            Some((channel, found)) => Err(OnnxError::FoldedWeight {
                 tensor: source.stored().name.clone(),
                 channel,
-                found: scale[channel],
+                found,
             }),
         }
     }

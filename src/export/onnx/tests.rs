@@ -367,7 +367,7 @@ fn folded_weights_are_scaled_once() {
     tensors[0].3 = floats([1e30; OUTPUTS]);
     let error = Bench::new(tensors).export(&options).unwrap_err();
     assert!(
-        matches!(error, OnnxError::Fold { channel: 18, .. }),
+        matches!(error, OnnxError::FoldedWeight { channel: 18, .. }),
         "{error}"
     );
 }

@@ -13,7 +13,7 @@ use crate::tensor::Dtype;
 use crate::train::Weights;
 
 /// The bytes of all statistics of batch norm in `weights`, by name, each rounded to the
-/// type that `checkpoint` stores it in.
+/// type that `checkpoint` stores it in. A count that is not there is not added.
 ///
 /// # Errors
 /// [`RecalibrateError::Value`] where a statistic is no finite number of that type.
@@ -26,6 +26,7 @@ pub fn stored_statistics(
     for (idx, parameter) in graph.parameters.iter().enumerate() {
         let name = &parameter.name;
         let bytes = match parameter.role {
+            Role::BatchCount if checkpoint.find(name).is_none() => continue,
             Role::BatchCount => weights.counts[idx].to_le_bytes().to_vec(),
             Role::RunningMean | Role::RunningVariance => {
                 let tensor = checkpoint.find(name);

@@ -38,7 +38,7 @@ impl Weights {
     }
 
     /// The weights and statistics of a checkpoint. F16 and BF16 are widened to f32, F64
-    /// is rounded to the nearest f32.
+    /// is rounded to the nearest f32. A count of batches that is not there is 0.
     ///
     /// # Errors
     /// [`WeightsError`] names the tensor: one that is missing or that the graph has
@@ -56,26 +56,28 @@ impl Weights {
         // All that headers can tell is told before any value is read.
         for parameter in &graph.parameters {
             let found = checkpoint.find(&parameter.name);
-            let tensor = &checkpoint.tensors()[found.expect("all names have been found")];
-            check_dtype(checkpoint, parameter, tensor)?;
+            let tensor = found.map(|idx| &checkpoint.tensors()[idx]);
+            if let Some(tensor) = tensor {
+                check_dtype(checkpoint, parameter, tensor)?;
+            }
             stored.push(tensor);
         }
         let mut values = Vec::with_capacity(stored.len());
         let mut counts = Vec::with_capacity(stored.len());
         let mut scratch = Vec::new();
         for (parameter, tensor) in graph.parameters.iter().zip(stored) {
-            if parameter.role == Role::BatchCount {
-                let bytes = checkpoint.read(tensor, 0, 1, &mut scratch)?;
-                counts.push(
-                    elements(bytes, i64::from_le_bytes)
-                        .next()
-                        .unwrap_or_default(),
-                );
-                values.push(Vec::new());
-            } else {
-                counts.push(0);
-                values.push(read_values(checkpoint, tensor, &mut scratch)?);
+            let mut count = 0;
+            let mut of_parameter = Vec::new();
+            match tensor {
+                Some(tensor) if parameter.role == Role::BatchCount => {
+                    let bytes = checkpoint.read(tensor, 0, 1, &mut scratch)?;
+                    count = elements(bytes, i64::from_le_bytes).next().unwrap_or(0);
+                }
+                Some(tensor) => of_parameter = read_values(checkpoint, tensor, &mut scratch)?,
+                None => {}
             }
+            counts.push(count);
+            values.push(of_parameter);
         }
         checkpoint.check_unchanged()?;
         Ok(Self { values, counts })

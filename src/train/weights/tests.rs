@@ -233,6 +233,28 @@ fn what_does_not_fit_is_named() {
 }
 
 #[test]
+fn counts_may_be_missing() {
+    let directory = tempfile::tempdir().unwrap();
+    let graph = graph("convnet");
+    let weights = Weights::initial(&graph, 3);
+    let mut tensors = stored(&graph, &weights, Dtype::F32, |value| {
+        value.to_le_bytes().to_vec()
+    });
+    tensors.retain(|tensor| tensor.1 != Dtype::I64);
+    let read = Weights::read(&graph, &saved(directory.path(), &tensors)).unwrap();
+    assert_eq!(read, weights);
+    tensors.retain(|tensor| !tensor.0.ends_with("running_mean"));
+    let error = Weights::read(&graph, &saved(directory.path(), &tensors)).unwrap_err();
+    let WeightsError::Fit { source, .. } = error else {
+        panic!("{error}");
+    };
+    assert!(
+        source.to_string().contains("`bn1.running_mean`"),
+        "{source}"
+    );
+}
+
+#[test]
 fn counts_are_i64() {
     let directory = tempfile::tempdir().unwrap();
     let graph = graph("convnet");

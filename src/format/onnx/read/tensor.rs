@@ -307,10 +307,12 @@ impl<S: ReadAt + ?Sized> Walker<'_, S> {
                 expected: "path",
             });
         };
+        // Some writers say so that it is beside the model.
+        let location = location.strip_prefix("./").unwrap_or(location);
         if !is_below(location) {
             return Err(OnnxError::Location {
                 tensor: tensor(),
-                location: location.clone(),
+                location: location.to_owned(),
             });
         }
         let number = |text: &Option<String>, key| match text {
