@@ -61,6 +61,9 @@ struct Counts {
 struct Weights {
     // The sum that divides.
     double divisor;
+    // What multiplying by gives the bits of dividing: 1 / divisor if that is a power of two.
+    // Otherwise 0.
+    double reciprocal;
     // The same in double-double, and by how much its error grows: kernel/double.rs.
     double wide_high;
     double wide_low;

@@ -3,6 +3,23 @@
 
 #include "double.cuh"
 
+// Divides sums by the sum of the weights. Those that no bit of `mask` retains mean nothing
+// before or after; most are zeros, for which a division takes its long way.
+__device__ __forceinline__ void divide_group(double *sums, u32 mask, const Weights &weights) {
+    if (weights.reciprocal != 0.0) {
+#pragma unroll
+        for (u32 j = 0; j < GROUP; j++) {
+            sums[j] = __dmul_rn(sums[j], weights.reciprocal);
+        }
+        return;
+    }
+#pragma unroll
+    for (u32 j = 0; j < GROUP; j++) {
+        double sum = mask >> j & 1 ? sums[j] : weights.divisor;
+        sums[j] = __ddiv_rn(sum, weights.divisor);
+    }
+}
+
 // One row of blocks per tile; a thread takes groups of 8 elements, which are one byte of
 // a mask.
 extern "C" __global__ void __launch_bounds__(256)
@@ -54,10 +71,7 @@ extern "C" __global__ void __launch_bounds__(256)
                 mask &= ((const u8 *)tile.mask)[group];
             }
             if (tile.kind & KIND_WRITES) {
-#pragma unroll
-                for (u32 j = 0; j < GROUP; j++) {
-                    sums[j] = __ddiv_rn(sums[j], weights.divisor);
-                }
+                divide_group(sums, mask, weights);
                 u8 *to = (u8 *)tile.out + group * GROUP * width_of(tile.out_dtype);
                 narrow_any(to, tile.out_dtype, sums, count, mask, found);
             }

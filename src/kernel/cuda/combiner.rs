@@ -193,8 +193,7 @@ impl Combiner {
         if !batch.is_empty() {
             self.lane.run()?;
         }
-        for (index, tile) in batch.drain(..).enumerate() {
-            let answer = self.lane.answer(index);
+        for (tile, answer) in batch.drain(..).zip(self.lane.answers()) {
             task.disputed[tile.tensor] += answer.disputed;
             if let (Some(grams), Some(gram)) = (&mut task.found.gram, &answer.gram) {
                 grams[tile.tensor].add(gram);

@@ -201,14 +201,13 @@ __device__ __forceinline__ void narrow_group(u8 *to, const double *means, u32 co
     }
 #pragma unroll
     for (u32 j = 0; j < GROUP; j++) {
-        if (!(mask >> j & 1)) {
-            continue;
-        }
+        u32 is_retained = mask >> j & 1;
         typename Bits<E::WIDTH>::Type bits = E::narrow(means[j]);
         double stored = E::widen(bits);
-        found.zeros += stored == 0.0 ? 1 : 0;
+        found.zeros += is_retained & (stored == 0.0 ? 1 : 0);
         // False for NaN too.
-        found.non_finite += fabs(stored) <= LARGEST ? 0 : 1;
+        found.non_finite += is_retained & (fabs(stored) <= LARGEST ? 0 : 1);
+        bits = is_retained ? bits : 0;
         if (E::WIDTH == 2) {
             words[j / 2] |= (u32)bits << (16 * (j % 2));
         } else if (E::WIDTH == 4) {
@@ -252,11 +251,20 @@ __device__ __forceinline__ void narrow_any(u8 *to, u32 dtype, const double *mean
     }
 }
 
-template <class E> __device__ __forceinline__ void narrow_one(u8 *to, double mean, Found &found) {
-    typename Bits<E::WIDTH>::Type bits = E::narrow(mean);
-    double stored = E::widen(bits);
-    found.zeros += stored == 0.0 ? 1 : 0;
-    found.non_finite += fabs(stored) <= LARGEST ? 0 : 1;
+template <class E>
+__device__ __forceinline__ void narrow_one(u8 *to, double mean, bool is_retained, Found &found) {
+    typedef typename Bits<E::WIDTH>::Type Type;
+    Type bits = 0;
+    if (is_retained) {
+        bits = E::narrow(mean);
+        double stored = E::widen(bits);
+        found.zeros += stored == 0.0 ? 1 : 0;
+        found.non_finite += fabs(stored) <= LARGEST ? 0 : 1;
+    }
+    if (((u64)to & (E::WIDTH - 1)) == 0) {
+        *(Type *)to = bits;
+        return;
+    }
 #pragma unroll
     for (u32 byte = 0; byte < E::WIDTH; byte++) {
         to[byte] = (u8)((u64)bits >> (8 * byte));
@@ -267,20 +275,14 @@ template <class E> __device__ __forceinline__ void narrow_one(u8 *to, double mea
 __device__ __forceinline__ void narrow_at(u8 *to, u32 dtype, u64 index, double mean,
                                           bool is_retained, Found &found) {
     u8 *at = to + index * width_of(dtype);
-    if (!is_retained) {
-        for (u32 byte = 0; byte < width_of(dtype); byte++) {
-            at[byte] = 0;
-        }
-        return;
-    }
     switch (dtype) {
     case DTYPE_F16:
-        return narrow_one<F16>(at, mean, found);
+        return narrow_one<F16>(at, mean, is_retained, found);
     case DTYPE_BF16:
-        return narrow_one<Bf16>(at, mean, found);
+        return narrow_one<Bf16>(at, mean, is_retained, found);
     case DTYPE_F32:
-        return narrow_one<F32>(at, mean, found);
+        return narrow_one<F32>(at, mean, is_retained, found);
     default:
-        return narrow_one<F64>(at, mean, found);
+        return narrow_one<F64>(at, mean, is_retained, found);
     }
 }

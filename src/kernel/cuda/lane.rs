@@ -205,7 +205,17 @@ impl Lane {
     /// # Panics
     /// If there is no such tile.
     pub fn answer(&self, index: usize) -> Answer<'_> {
-        self.batch
-            .answer(index, self.fetched.as_slice().unwrap_or_default())
+        self.batch.answer(index, self.fetched())
+    }
+
+    /// What was found for every tile, in their order.
+    pub(super) fn answers(&self) -> impl Iterator<Item = Answer<'_>> {
+        let fetched = self.fetched();
+        (0..self.len()).map(move |index| self.batch.answer(index, fetched))
+    }
+
+    /// The bytes that were fetched. Asks the driver, which takes microseconds.
+    fn fetched(&self) -> &[u8] {
+        self.fetched.as_slice().unwrap_or_default()
     }
 }

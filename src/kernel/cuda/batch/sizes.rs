@@ -9,7 +9,7 @@ pub(super) const TILE_BYTES: usize = 64;
 pub(super) const OPERAND_BYTES: usize = 16;
 pub(super) const PIECE_BYTES: usize = 8;
 pub(super) const COUNTS_BYTES: usize = 32;
-const WEIGHTS_BYTES: usize = 56;
+const WEIGHTS_BYTES: usize = 64;
 
 pub(super) fn aligned(bytes: usize) -> usize {
     bytes.next_multiple_of(ALIGNMENT)
