@@ -57,6 +57,7 @@ use crate::cli::args::Arguments;
 use crate::cli::args::Command;
 use crate::cli::exit::ErrorObject;
 use crate::cli::exit::Exit;
+use crate::cli::masks::AnotherMask;
 use crate::cli::text::Clean;
 
 /// Version of the objects that `--json` prints.
@@ -86,11 +87,20 @@ pub(crate) fn run(argv: Vec<OsString>, interrupted: &AtomicBool) -> u8 {
                 text::note(&masks::mismatch_text(mismatch));
             }
             let exit = report(&ErrorObject::new(&error), wants_json);
-            if exit == Exit::Connectivity.code() && !wants_json {
+            let has_policy = !error.is::<AnotherMask>();
+            if exit == Exit::Connectivity.code() && has_policy && !wants_json {
                 text::note(masks::policies().trim_end());
             }
             exit
         }
+    }
+}
+
+/// The error of a command that has no policy for masks that differ.
+fn of_one_mask(error: anyhow::Error) -> anyhow::Error {
+    match exit::mismatch_of(&error) {
+        Some(_) => AnotherMask(error).into(),
+        None => error,
     }
 }
 
@@ -101,9 +111,9 @@ fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit>
         Command::Inspect(arguments) => inspect::run(arguments, interrupted),
         Command::Verify(arguments) => verify::run(arguments, interrupted),
         Command::Prune(arguments) => prune::run(arguments, interrupted),
-        Command::Export(arguments) => export::run(arguments, interrupted),
+        Command::Export(arguments) => export::run(arguments, interrupted).map_err(of_one_mask),
         Command::Mask(arguments) => mask::run(arguments, interrupted),
-        Command::Model(arguments) => model::run(arguments, interrupted),
+        Command::Model(arguments) => model::run(arguments, interrupted).map_err(of_one_mask),
         #[cfg(feature = "train")]
         Command::Data(arguments) => data::run(arguments),
         #[cfg(feature = "train")]

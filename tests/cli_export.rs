@@ -1,6 +1,7 @@
 //! Whole runs of `sms-merge export`.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -171,6 +172,49 @@ fn weights_stay_outside() {
     let words = [&["compact.st"], &words[1..]].concat();
     let message = bench.refused(&words, 2);
     assert!(message.contains("one after the other"), "{message}");
+}
+
+#[test]
+fn weights_lie_beside_the_model_that_a_link_leads_to() {
+    let bench = Bench::new(&[]);
+    fs::create_dir(bench.at("inner")).unwrap();
+    symlink("inner/real.onnx", bench.at("model.onnx")).unwrap();
+    bench.json(&[&OF_MODEL as &[&str], &["--external-data=file"]].concat());
+    assert!(bench.at("inner/real.onnx.data").exists());
+    let model = fs::read(bench.at("inner/real.onnx")).unwrap();
+    assert!(model.windows(14).any(|window| window == b"real.onnx.data"));
+    assert_eq!(bench.files(), ["inner", "model.onnx", "model.st"]);
+    let inner = |file: &str| bench.at(format!("inner/{file}"));
+    fs::rename(bench.at("model.st"), inner("model.st")).unwrap();
+    let words = [&["inner/model.st"], &OF_MODEL[1..]].concat();
+    bench.json(&[&words as &[&str], &["--external-data", "--force"]].concat());
+    let model = fs::read(inner("real.onnx")).unwrap();
+    // A location, and not one that leads through the folder.
+    assert!(model.windows(8).any(|window| window == b"model.st"));
+    assert!(!model.windows(6).any(|window| window == b"inner/"));
+}
+
+#[test]
+fn a_mask_of_another_checkpoint_has_a_remedy_that_export_knows() {
+    let bench = Bench::new(&[]);
+    let flags = [0_u8; 12];
+    let mask = TensorView::new(Dtype::BOOL, vec![3, 4], &flags).unwrap();
+    let mask = safetensors::serialize([("fc1.weight_mask", mask)], None).unwrap();
+    fs::write(bench.at("mask.st"), mask).unwrap();
+    let words = [
+        "model.st",
+        "-o",
+        "small.st",
+        "--layout=bitmask",
+        "--mask=mask.st",
+    ];
+    let message = bench.refused(&words, 4);
+    assert!(
+        message.contains("the mask is not that of the checkpoint"),
+        "{message}"
+    );
+    assert!(message.contains("leave `--mask` out"), "{message}");
+    assert!(!message.contains("--on-mask-mismatch"), "{message}");
 }
 
 #[test]

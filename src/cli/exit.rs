@@ -342,7 +342,7 @@ pub(crate) fn mismatch_of(error: &anyhow::Error) -> Option<&Mismatch> {
 /// What to run next, where an error has a remedy that its message does not say.
 fn next_of(error: &anyhow::Error) -> Option<String> {
     if let Some(mismatch) = mismatch_of(error) {
-        return Some(masks::remedy(mismatch));
+        return Some(masks::remedy_of(error, mismatch));
     }
     error.chain().find_map(|cause| {
         if let Some(error) = cause.downcast_ref::<UsageError>() {

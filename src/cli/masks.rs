@@ -11,6 +11,7 @@ use sms_merge::connectivity::TensorMask;
 use sms_merge::connectivity::Verdict;
 use sms_merge::tensor::Digest;
 use sms_merge::tensor::Printable;
+use thiserror::Error;
 
 use crate::cli::text::Clean;
 use crate::cli::text::Column;
@@ -213,6 +214,22 @@ fn sparsity(mismatch: &Mismatch, who: usize) -> f64 {
         )
     });
     100.0 * (1.0 - retained as f64 / numel.max(1) as f64)
+}
+
+/// The error of a command that takes one checkpoint and a mask, and no policy for a
+/// mismatch.
+#[derive(Debug, Error)]
+#[error("the mask is not that of the checkpoint")]
+pub(crate) struct AnotherMask(#[source] pub(crate) anyhow::Error);
+
+/// What to do about an error that is a mismatch, in one line.
+pub(crate) fn remedy_of(error: &anyhow::Error, mismatch: &Mismatch) -> String {
+    match error.is::<AnotherMask>() {
+        true => "leave `--mask` out, or give the mask that the checkpoint was pruned with; \
+                 `sms-merge prune --from-mask` prunes it by another"
+            .to_owned(),
+        false => remedy(mismatch),
+    }
 }
 
 /// What to do about a mismatch, in one line.

@@ -94,14 +94,13 @@ pub(super) fn run(arguments: &ExportArguments, interrupted: &AtomicBool) -> anyh
     let started = Instant::now();
     let mask = arguments.mask.mask.as_deref();
     let inputs = || [arguments.checkpoint.as_path()].into_iter().chain(mask);
-    let data = data_path(arguments);
-    for output in [Some(&arguments.output), data.as_ref()]
-        .into_iter()
-        .flatten()
-    {
-        refuse_named_input(output, inputs())?;
-    }
+    refuse_named_input(&arguments.output, inputs())?;
     let target = target(arguments, &arguments.output)?;
+    // Readers look beside the model itself, whatever links lead to it.
+    let data = data_path(arguments, target.path());
+    if let Some(data) = &data {
+        refuse_named_input(data, inputs())?;
+    }
     let data_target = data.as_deref().map(|data| self::target(arguments, data));
     let data_target = data_target.transpose()?;
     let options = open_options(&arguments.reading);
@@ -111,7 +110,7 @@ pub(super) fn run(arguments: &ExportArguments, interrupted: &AtomicBool) -> anyh
         .transpose()?;
     refuse_shards(arguments, data.as_deref(), &checkpoint, mask.as_ref())?;
     let graph = graph(arguments, &checkpoint)?;
-    let options = onnx_options(arguments, &checkpoint)?;
+    let options = onnx_options(arguments, target.path(), &checkpoint)?;
     let ingredients = Ingredients::join(vec![checkpoint], mask, DtypeRule::AnyFloat, |_| true)?;
 
     // Once to count, once to write.
@@ -171,11 +170,11 @@ pub(super) fn run(arguments: &ExportArguments, interrupted: &AtomicBool) -> anyh
     Ok(Exit::Done)
 }
 
-/// The file that weights go to, if they go to one of their own.
-fn data_path(arguments: &ExportArguments) -> Option<PathBuf> {
+/// The file that the weights of `model` go to, if they go to one of their own.
+fn data_path(arguments: &ExportArguments, model: &Path) -> Option<PathBuf> {
     match arguments.onnx.external_data {
         Some(ExternalData::File) => {
-            let mut path = arguments.output.clone().into_os_string();
+            let mut path = model.as_os_str().to_owned();
             path.push(".data");
             Some(path.into())
         }
@@ -212,13 +211,14 @@ fn refuse_shards(
 
 fn onnx_options(
     arguments: &ExportArguments,
+    model: &Path,
     checkpoint: &Checkpoint,
 ) -> anyhow::Result<OnnxOptions> {
     let name = |path: &Path| {
         path.file_name()
             .map(|name| name.to_string_lossy().into_owned())
     };
-    let parent = arguments.output.parent();
+    let parent = model.parent();
     let parent = parent.filter(|parent| !parent.as_os_str().is_empty());
     Ok(OnnxOptions {
         encoding: match arguments.onnx.onnx_encoding {
@@ -241,7 +241,7 @@ fn onnx_options(
                 directory: parent.unwrap_or(Path::new(".")).to_owned(),
             },
             Some(ExternalData::File) => Payloads::File {
-                name: data_path(arguments)
+                name: data_path(arguments, model)
                     .and_then(|path| name(&path))
                     .unwrap_or_default(),
             },
