@@ -357,8 +357,8 @@ fn files_beside_a_model_must_be_there_whole_and_regular() {
     let error = open(&model).unwrap_err();
     let is_missing = matches!(
         &error,
-        CheckpointError::Beside { model: named, source: SourceError::Missing { path, .. } }
-            if *path == data && *named == model
+        CheckpointError::Beside { model: named, source } if *named == model
+            && matches!(&**source, SourceError::Missing { path, .. } if *path == data)
     );
     assert!(is_missing, "{error}");
 
@@ -378,11 +378,9 @@ fn files_beside_a_model_must_be_there_whole_and_regular() {
         symlink(to, &data).unwrap();
         let error = open(&model).unwrap_err();
         let is_refused = matches!(
-            error,
-            CheckpointError::Beside {
-                source: SourceError::NotRegular { .. },
-                ..
-            }
+            &error,
+            CheckpointError::Beside { source, .. }
+                if matches!(**source, SourceError::NotRegular { .. })
         );
         assert!(is_refused, "{error}");
     }

@@ -81,7 +81,7 @@ pub enum CheckpointError {
         /// The model.
         model: PathBuf,
         /// Why not.
-        source: SourceError,
+        source: Box<SourceError>,
     },
     /// A file beside a model is too short.
     #[error(

@@ -90,7 +90,7 @@ impl Checkpoint {
             let source = ByteSource::open(&directory.join(location), options.access);
             let source = source.map_err(|source| CheckpointError::Beside {
                 model: path.to_owned(),
-                source,
+                source: Box::new(source),
             });
             shards.push(Shard {
                 source: source?,

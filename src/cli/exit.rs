@@ -244,9 +244,8 @@ fn of_data(error: &DataError) -> Exit {
 
 fn of_checkpoint(error: &CheckpointError) -> Exit {
     match error {
-        CheckpointError::Source(error) | CheckpointError::Beside { source: error, .. } => {
-            of_source(error)
-        }
+        CheckpointError::Source(error) => of_source(error),
+        CheckpointError::Beside { source, .. } => of_source(source),
         CheckpointError::List { .. } => Exit::Io,
         _ => Exit::Incompatible,
     }

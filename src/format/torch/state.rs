@@ -393,7 +393,7 @@ mod tests {
         let name = b"a".repeat(LEN as usize);
         let tensor =
             b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n\
-                       X\x01\0\0\00X\x03\0\0\0cpuK\x01tQK\0(K\x01t(K\x01t\x89}tR";
+                       X\x01\0\0\0\x30X\x03\0\0\0cpuK\x01tQK\0(K\x01t(K\x01t\x89}tR";
         let pickle = [
             b"\x80\x02}(X\x01\0\0\0w".as_slice(),
             tensor,
