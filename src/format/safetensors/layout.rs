@@ -74,7 +74,11 @@ pub enum LayoutError {
     #[error("a tensor cannot be called `__metadata__` in a safetensors file")]
     ReservedName,
     /// Two tensors have one name.
-    #[error("tensor `{}` would be written twice", Printable(tensor))]
+    #[error(
+        "tensor `{}` would be written twice; where one of the two is a part of a compact tensor, \
+         `--layout dense` needs none",
+        Printable(tensor)
+    )]
     TensorTwice {
         /// Name of both.
         tensor: String,
@@ -360,7 +364,7 @@ mod tests {
         );
         check(
             &[entry("a\u{1b}", u8, &[1]), entry("a\u{1b}", u8, &[2])],
-            r"tensor `a\u{1b}` would be written twice",
+            r"tensor `a\u{1b}` would be written twice; where one of the two is a part of a compact tensor, `--layout dense` needs none",
         );
         check(
             &[entry("a", Dtype::F4, &[3])],
