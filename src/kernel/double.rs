@@ -150,12 +150,14 @@ impl Divisor {
 
     /// Whether it divides without rounding.
     pub(super) fn is_power_of_two(&self) -> bool {
-        const MANTISSA: u64 = (1 << 52) - 1;
-        self.growth == 0.0
-            && self.wide.low == 0.0
-            && self.wide.high.is_normal()
-            && self.wide.high.to_bits() & MANTISSA == 0
+        self.growth == 0.0 && self.wide.low == 0.0 && is_power_of_two(self.wide.high)
     }
+}
+
+/// Whether a number is a power of two, or one with a minus, and no subnormal.
+pub(super) fn is_power_of_two(value: f64) -> bool {
+    const MANTISSA: u64 = (1 << 52) - 1;
+    value.is_normal() && value.to_bits() & MANTISSA == 0
 }
 
 /// Weighted mean of one coordinate, `(Σ wᵢ·xᵢ) / d`, rounded once: the `f64` nearest

@@ -1,6 +1,7 @@
 //! Coefficients of a linear combination, checked once.
 
 use super::double::Divisor;
+use super::double::is_power_of_two;
 
 /// Whether the combination is divided by the sum of its weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,14 +117,28 @@ impl Weights {
             && self.values.iter().all(|&value| value >= 0.0)
     }
 
+    /// The number by which multiplying is dividing by the divisor, and faster, if there is
+    /// one.
+    pub(super) fn exact_reciprocal(&self) -> Option<f64> {
+        exact_reciprocal(self.divisor)
+    }
+
     pub(super) fn wide_divisor(&self) -> &Divisor {
         &self.wide_divisor
     }
 }
 
+/// Of a power of two the reciprocal is exact, so a product and a quotient round the same
+/// number.
+fn exact_reciprocal(divisor: f64) -> Option<f64> {
+    let reciprocal = divisor.recip();
+    (is_power_of_two(divisor) && reciprocal.is_normal()).then_some(reciprocal)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::Stream;
 
     #[test]
     fn what_is_refused() {
@@ -160,5 +175,46 @@ mod tests {
         let weights = Weights::new(vec![1.0, -1.0], Normalization::AsGiven).unwrap();
         assert_eq!(weights.divisor(), 1.0);
         assert_eq!(Weights::uniform(4).unwrap().coefficients(), [0.25; 4]);
+    }
+
+    #[test]
+    fn powers_of_two_have_an_exact_reciprocal() {
+        let check = |divisor, expected| assert_eq!(exact_reciprocal(divisor), expected);
+        check(1.0, Some(1.0));
+        check(4.0, Some(0.25));
+        check(-0.5, Some(-2.0));
+        for divisor in [0.0, 3.0, 4.000_000_000_000_001, f64::MIN_POSITIVE / 2.0] {
+            check(divisor, None);
+        }
+        // Its reciprocal would be subnormal, of which the processor may think differently.
+        check(2_f64.powi(1023), None);
+        for value in [1.0 / 3.0, f64::MAX, f64::MIN_POSITIVE, 5e-324, -0.0] {
+            assert_eq!((value * 0.25).to_bits(), (value / 4.0).to_bits(), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_reciprocal_that_is_used_rounds_as_a_division_does() {
+        let mut random = Stream::named(0, "test", "reciprocal");
+        let mut n_used = 0;
+        for exponent in (-1074..1024).chain([0, 1, 2]) {
+            for factor in [1.0, -1.0, 1.5] {
+                // Twice, so that the smallest ones are not rounded away.
+                let divisor =
+                    factor * 2_f64.powi(exponent / 2) * 2_f64.powi(exponent - exponent / 2);
+                let Some(reciprocal) = exact_reciprocal(divisor) else {
+                    assert!(factor == 1.5 || !(-1022..=1022).contains(&exponent));
+                    continue;
+                };
+                n_used += 1;
+                for _ in 0..100 {
+                    let value = f64::from_bits(random.bits());
+                    let (product, quotient) = (value * reciprocal, value / divisor);
+                    let is_same = product.to_bits() == quotient.to_bits();
+                    assert!(is_same || value.is_nan(), "{value:e} / {divisor:e}");
+                }
+            }
+        }
+        assert_eq!(n_used, 2 * (2045 + 3));
     }
 }

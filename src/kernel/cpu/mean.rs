@@ -25,20 +25,13 @@ pub(super) fn mean_of_columns(means: &mut [f64], columns: &[Column], weights: &W
             terms.for_each(|(mean, value)| *mean += weight * value);
         }
     }
-    let divisor = weights.divisor();
-    match exact_reciprocal(divisor) {
+    match weights.exact_reciprocal() {
         Some(reciprocal) => means.iter_mut().for_each(|mean| *mean *= reciprocal),
-        None => means.iter_mut().for_each(|mean| *mean /= divisor),
+        None => {
+            let divisor = weights.divisor();
+            means.iter_mut().for_each(|mean| *mean /= divisor);
+        }
     }
-}
-
-/// The number by which multiplying is dividing by `divisor`, and faster, if there is one:
-/// of a power of two the reciprocal is exact, so both round the same number.
-fn exact_reciprocal(divisor: f64) -> Option<f64> {
-    const MANTISSA: u64 = (1 << 52) - 1;
-    let reciprocal = divisor.recip();
-    let is_power_of_two = divisor.is_normal() && divisor.to_bits() & MANTISSA == 0;
-    (is_power_of_two && reciprocal.is_normal()).then_some(reciprocal)
 }
 
 #[inline(always)]
@@ -46,26 +39,5 @@ pub(super) fn wide_mean_of_columns(means: &mut [f64], columns: &[Column], weight
     for (index, mean) in means.iter_mut().enumerate() {
         let values = columns.iter().map(|column| column[index]);
         *mean = weighted_mean(values, weights.values(), weights.wide_divisor());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn powers_of_two_have_an_exact_reciprocal() {
-        let check = |divisor, expected| assert_eq!(exact_reciprocal(divisor), expected);
-        check(1.0, Some(1.0));
-        check(4.0, Some(0.25));
-        check(-0.5, Some(-2.0));
-        for divisor in [0.0, 3.0, 4.000_000_000_000_001, f64::MIN_POSITIVE / 2.0] {
-            check(divisor, None);
-        }
-        // Its reciprocal would be subnormal, of which the processor may think differently.
-        check(2_f64.powi(1023), None);
-        for value in [1.0 / 3.0, f64::MAX, f64::MIN_POSITIVE, 5e-324, -0.0] {
-            assert_eq!((value * 0.25).to_bits(), (value / 4.0).to_bits(), "{value}");
-        }
     }
 }
