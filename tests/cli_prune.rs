@@ -367,6 +367,10 @@ fn what_makes_no_sense_is_refused_and_leaves_nothing() {
         3,
         "has no prunable tensor",
     );
+    let same = ["prune", "dense.st", "-o", "out/", "--mask-out", "out"];
+    let said = bench.expect(&[&same[..], &["--sparsity", "0.5"]].concat(), 2);
+    assert!(said.contains("cannot be the same file"), "{said}");
+    assert!(!bench.at("out").exists());
     for place in ["p.st", "./p.st"] {
         refused(
             &["--sparsity", "0.5", "--mask-out", place],

@@ -25,16 +25,16 @@ pub(crate) fn durability(no_sync: bool) -> Durability {
     }
 }
 
-/// Refuses two outputs that would be one file, by whatever names. What cannot be a file
-/// is refused where it is opened.
+/// Refuses two outputs that would be one file or directory, by whatever names. What can be
+/// neither is refused where it is opened.
 pub(crate) fn refuse_same_place<'p>(
     outputs: impl IntoIterator<Item = (&'static str, &'p Path)>,
 ) -> Result<(), UsageError> {
     let mut known: Vec<(&str, Target)> = Vec::new();
     for (what, path) in outputs {
-        let Ok(target) = Target::for_file(path, Existing::Replace) else {
-            continue;
-        };
+        let target = Target::for_file(path, Existing::Replace)
+            .or_else(|_| Target::for_directory(path, Existing::Replace));
+        let Ok(target) = target else { continue };
         if let Some((other, _)) = known.iter().find(|(_, known)| known.is_same_place(&target)) {
             return Err(UsageError {
                 message: format!(
