@@ -3,8 +3,9 @@
 //!
 //! A pickle is a program. This one is read by a machine that knows data alone: numbers,
 //! text, tuples, lists, dicts, and the few names that a tensor is made of. Every other
-//! name is refused as soon as it is read, and nothing is imported or called. What the
-//! machine makes lies in flat vectors and is counted against a limit, so that neither
+//! name stands for nothing: nothing is imported or called, and an object is its name and
+//! what it was given. It is refused only where a tensor of the state dict should be. What
+//! the machine makes lies in flat vectors and is counted against a limit, so that neither
 //! depth nor cycles nor shared parts cost more than the bytes of the pickle.
 //!
 //! Touches no file and no byte of a tensor.
@@ -34,9 +35,12 @@ pub use error::Names;
 pub use error::PickleError;
 pub use error::StateError;
 pub use error::TorchError;
+pub use error::Unread;
 pub use legacy::Legacy;
 pub use legacy::parse_legacy;
 pub use state::LeftOut;
+pub use state::Places;
+pub use state::SparseView;
 pub use state::StateDict;
 pub use state::Storage;
 pub use state::View;

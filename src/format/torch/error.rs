@@ -2,6 +2,7 @@
 
 mod archive;
 mod pickle;
+mod state;
 
 use std::fmt;
 
@@ -11,6 +12,8 @@ use crate::tensor::Printable;
 
 pub use archive::ArchiveError;
 pub use pickle::PickleError;
+pub use state::StateError;
+pub use state::Unread;
 
 /// What to do where an archive is not as `torch.save` writes it.
 const SAVE_AGAIN: &str = "load it in Python and write it with `torch.save` again";
@@ -74,99 +77,6 @@ pub enum TorchError {
     /// The file is not laid out as torch before 1.6 did.
     #[error(transparent)]
     Legacy(#[from] LegacyError),
-}
-
-/// Why a pickle's values are no state dict.
-#[derive(Debug, Error)]
-pub enum StateError {
-    /// What should be a dict of tensors is something else.
-    #[error("{} is {found}, expected a dict of tensors by name", place(key.as_deref()))]
-    NotADict {
-        /// The key that led there, if one did.
-        key: Option<String>,
-        /// What it is.
-        found: &'static str,
-    },
-    /// There is nothing under the key.
-    #[error("it has no `{}`; it has {found}", Printable(key))]
-    NoKey {
-        /// The key.
-        key: String,
-        /// Keys that there are.
-        found: Names,
-    },
-    /// Several dicts may be meant.
-    #[error("it holds several state dicts: {found}; name one with `--key`")]
-    Several {
-        /// Their keys.
-        found: Names,
-    },
-    /// The dict holds no tensor.
-    #[error(
-        "it holds no tensor{}",
-        if candidates.is_empty() {
-            String::new()
-        } else {
-            format!(" by name, but dicts of tensors: {candidates}; name one with `--key`")
-        }
-    )]
-    NoTensor {
-        /// Keys of dicts that do hold tensors.
-        candidates: Names,
-    },
-    /// A key of the dict is no text.
-    #[error("its dict of tensors has {found} as a name, expected text")]
-    Name {
-        /// What it is.
-        found: &'static str,
-    },
-    /// Two tensors have one name.
-    #[error("tensor `{}` appears twice", Printable(tensor))]
-    TensorTwice {
-        /// The name.
-        tensor: String,
-    },
-    /// A part of the dict holds tensors of its own.
-    #[error(
-        "`{}` is {found} that holds tensors, expected a tensor; name it with `--key`, or write the tensors alone",
-        Printable(name)
-    )]
-    Nested {
-        /// Name of the part.
-        name: String,
-        /// What it is.
-        found: &'static str,
-    },
-    /// The shape stands for more elements than can be counted.
-    #[error("tensor `{}` is too large to count", Printable(tensor))]
-    TooLarge {
-        /// The name.
-        tensor: String,
-    },
-    /// The tensor looks behind the end of its storage.
-    #[error(
-        "tensor `{}` reaches behind the end of its storage of {bytes} bytes",
-        Printable(tensor)
-    )]
-    Bounds {
-        /// The name.
-        tensor: String,
-        /// Bytes of the storage.
-        bytes: u64,
-    },
-    /// The tensor has more elements than are stored.
-    #[error(
-        "tensor `{}` has {numel} elements of which only {stored} are stored (`expand`); write it with `contiguous()`",
-        Printable(tensor)
-    )]
-    Expanded {
-        /// The name.
-        tensor: String,
-        /// Its elements.
-        numel: u64,
-        /// Elements of its storage.
-        stored: u64,
-    },
 }
 
 /// Why the bytes are not a file that torch before 1.6 wrote.
@@ -237,11 +147,4 @@ pub enum LegacyError {
         /// Bytes of the file.
         found: u64,
     },
-}
-
-fn place(key: Option<&str>) -> String {
-    match key {
-        Some(key) => format!("`{}`", Printable(key)),
-        None => "what it holds".to_owned(),
-    }
 }

@@ -1,13 +1,17 @@
-//! The names that a pickle may use: data, and what tensors are made of.
+//! The names that mean something here: data, and what tensors are made of. Every other
+//! name in a pickle is kept as a name and stands for nothing.
 
+use crate::format::torch::Unread;
 use crate::tensor::Dtype;
 
 /// What a name in a pickle stands for. Nothing here runs: each is a shape that the
 /// machine knows how to take apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Global {
-    /// `collections.OrderedDict` and `collections.Counter`: a dict.
+    /// `dict`, `collections.OrderedDict` and `collections.Counter`: a dict.
     Dict,
+    /// `collections.defaultdict`: a dict behind a function for missing keys.
+    DefaultDict,
     /// `torch.Size`: a tuple.
     Size,
     /// `torch.device`: where a tensor was, which decides nothing.
@@ -18,6 +22,44 @@ pub(super) enum Global {
     Dtype(Dtype),
     /// A function that makes a tensor.
     Rebuild(Rebuild),
+    /// `torch._tensor._rebuild_from_type_v2(function, type, arguments, state)`.
+    FromType,
+    /// A class of tensors of torch's own, which adds nothing to its elements.
+    TensorClass,
+    /// `torch.serialization._get_layout(name)`.
+    GetLayout,
+    /// Where the elements of a tensor are.
+    Layout(Layout),
+    /// Functions of `copyreg` that make an object of the class that they are given.
+    Reconstruct,
+    /// `_codecs.encode`, by which protocol 2 writes bytes.
+    Encode,
+}
+
+/// Where the elements of a tensor are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// At regular distances.
+    Strided,
+    /// A list of coordinates.
+    Coo,
+    /// A list of columns for each row.
+    Csr,
+    /// Blocks, or a list of rows for each column.
+    Other,
+}
+
+impl Layout {
+    /// The layout of that name.
+    pub(super) fn find(name: &str) -> Option<Self> {
+        match name {
+            "torch.strided" => Some(Self::Strided),
+            "torch.sparse_coo" => Some(Self::Coo),
+            "torch.sparse_csr" => Some(Self::Csr),
+            "torch.sparse_csc" | "torch.sparse_bsr" | "torch.sparse_bsc" => Some(Self::Other),
+            _ => None,
+        }
+    }
 }
 
 /// What a storage holds.
@@ -27,6 +69,17 @@ pub(super) enum StorageType {
     Of(Dtype),
     /// Bytes.
     Untyped,
+    /// Elements of a type that safetensors does not have.
+    Foreign(ForeignType),
+}
+
+/// An element type that safetensors does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ForeignType {
+    pub(super) name: &'static str,
+    /// Bytes of what a storage's length counts.
+    pub(super) bytes: u64,
+    pub(super) why: Unread,
 }
 
 impl StorageType {
@@ -35,6 +88,7 @@ impl StorageType {
         match self {
             Self::Of(dtype) => dtype.bits() / 8,
             Self::Untyped => 1,
+            Self::Foreign(of) => of.bytes,
         }
     }
 }
@@ -50,6 +104,8 @@ pub(super) enum Rebuild {
     TensorV3,
     /// `_rebuild_parameter(tensor, requires_grad, hooks)`, and with a state after these.
     Parameter,
+    /// `_rebuild_sparse_tensor(layout, data)`.
+    Sparse,
 }
 
 impl Rebuild {
@@ -60,6 +116,7 @@ impl Rebuild {
             Self::TensorV2 => "_rebuild_tensor_v2",
             Self::TensorV3 => "_rebuild_tensor_v3",
             Self::Parameter => "_rebuild_parameter",
+            Self::Sparse => "_rebuild_sparse_tensor",
         }
     }
 }
@@ -69,33 +126,64 @@ impl Global {
     pub(super) fn find(module: &str, name: &str) -> Option<Self> {
         match (module, name) {
             ("collections", "OrderedDict" | "Counter") => Some(Self::Dict),
+            ("builtins" | "__builtin__", "dict") => Some(Self::Dict),
+            ("collections", "defaultdict") => Some(Self::DefaultDict),
+            ("_codecs", "encode") => Some(Self::Encode),
+            ("copyreg" | "copy_reg", "_reconstructor" | "__newobj__" | "__newobj_ex__") => {
+                Some(Self::Reconstruct)
+            }
             ("torch", "Size") => Some(Self::Size),
             ("torch", "device") => Some(Self::Device),
-            ("torch._utils", "_rebuild_tensor") => Some(Self::Rebuild(Rebuild::Tensor)),
-            ("torch._utils", "_rebuild_tensor_v2") => Some(Self::Rebuild(Rebuild::TensorV2)),
-            ("torch._utils", "_rebuild_tensor_v3") => Some(Self::Rebuild(Rebuild::TensorV3)),
-            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
-                Some(Self::Rebuild(Rebuild::Parameter))
+            ("torch" | "torch._tensor", "Tensor") => Some(Self::TensorClass),
+            ("torch.nn.parameter", "Parameter" | "Buffer") => Some(Self::TensorClass),
+            ("torch._tensor", "_rebuild_from_type" | "_rebuild_from_type_v2") => {
+                Some(Self::FromType)
             }
+            ("torch._utils", name) => Self::find_rebuild(name).map(Self::Rebuild),
+            ("torch.serialization", "_get_layout") => Some(Self::GetLayout),
             ("torch" | "torch.storage", "UntypedStorage") => {
                 Some(Self::Storage(StorageType::Untyped))
             }
-            ("torch" | "torch.cuda", _) => {
-                let named = |table: &[(&str, Dtype)]| {
-                    let found = table.iter().find(|(known, _)| *known == name);
-                    found.map(|&(_, dtype)| dtype)
-                };
-                let storage = || Some(Self::Storage(StorageType::Of(named(STORAGES)?)));
-                let dtype = || Some(Self::Dtype(named(DTYPES).filter(|_| module == "torch")?));
-                storage().or_else(dtype)
-            }
+            ("torch" | "torch.cuda", _) => Self::find_element(module, name),
+            _ => None,
+        }
+    }
+
+    fn find_rebuild(name: &str) -> Option<Rebuild> {
+        match name {
+            "_rebuild_tensor" => Some(Rebuild::Tensor),
+            "_rebuild_tensor_v2" => Some(Rebuild::TensorV2),
+            "_rebuild_tensor_v3" => Some(Rebuild::TensorV3),
+            "_rebuild_parameter" | "_rebuild_parameter_with_state" => Some(Rebuild::Parameter),
+            "_rebuild_sparse_tensor" | "_rebuild_sparse_csr_tensor" => Some(Rebuild::Sparse),
+            _ => None,
+        }
+    }
+
+    /// A class of storages, an element type, or a layout.
+    fn find_element(module: &str, name: &str) -> Option<Self> {
+        let named = |table: &[(&str, Dtype)]| {
+            let found = table.iter().find(|(known, _)| *known == name);
+            found.map(|&(_, dtype)| dtype)
+        };
+        let storage = named(STORAGES).map(StorageType::Of).or_else(|| {
+            let found = FOREIGN_STORAGES.iter().find(|(known, _)| *known == name);
+            found.map(|&(_, of)| StorageType::Foreign(of))
+        });
+        if let Some(storage) = storage {
+            return Some(Self::Storage(storage));
+        }
+        let layout = || ["torch.", name].concat();
+        match module {
+            "torch" => named(DTYPES)
+                .map(Self::Dtype)
+                .or_else(|| Layout::find(&layout()).map(Self::Layout)),
             _ => None,
         }
     }
 }
 
-/// Classes of storages. `ComplexDoubleStorage` and the quantised ones have no element
-/// type in safetensors.
+/// Classes of storages whose element type safetensors has.
 const STORAGES: &[(&str, Dtype)] = &[
     ("FloatStorage", Dtype::F32),
     ("DoubleStorage", Dtype::F64),
@@ -109,6 +197,33 @@ const STORAGES: &[(&str, Dtype)] = &[
     ("BoolStorage", Dtype::Bool),
     ("ComplexFloatStorage", Dtype::C64),
 ];
+
+/// The others. Their lengths are needed where storages lie one behind the other.
+const FOREIGN_STORAGES: &[(&str, ForeignType)] = &[
+    ("ComplexDoubleStorage", foreign("complex128", 16, Unread::Complex)),
+    ("QInt8Storage", foreign("qint8", 1, Unread::Quantised)),
+    ("QUInt8Storage", foreign("quint8", 1, Unread::Quantised)),
+    ("QInt32Storage", foreign("qint32", 4, Unread::Quantised)),
+    ("QUInt4x2Storage", foreign("quint4x2", 1, Unread::Quantised)),
+    ("QUInt2x4Storage", foreign("quint2x4", 1, Unread::Quantised)),
+];
+
+const fn foreign(name: &'static str, bytes: u64, why: Unread) -> ForeignType {
+    ForeignType { name, bytes, why }
+}
+
+/// Why a tensor that an unknown class or function makes is not read.
+pub(super) fn why_unread(module: &str, name: &str) -> Option<Unread> {
+    let is_torch = module == "torch" || module.starts_with("torch.");
+    match name {
+        "DTensor" | "ShardedTensor" => Some(Unread::Shard),
+        "_rebuild_qtensor" if is_torch => Some(Unread::Quantised),
+        "_rebuild_meta_tensor_no_storage" if is_torch => Some(Unread::Meta),
+        "UninitializedParameter" | "UninitializedBuffer" => Some(Unread::Meta),
+        _ if is_torch && name.starts_with("_rebuild_") => Some(Unread::Other),
+        _ => None,
+    }
+}
 
 /// Element types under the names that torch pickles.
 const DTYPES: &[(&str, Dtype)] = &[
@@ -148,14 +263,20 @@ mod tests {
         check("torch.cuda", "HalfStorage", storage(Dtype::F16));
         check("torch", "float8_e5m2", Some(Global::Dtype(Dtype::F8E5M2)));
         check("torch.cuda", "float32", None);
-        check("torch", "ComplexDoubleStorage", None);
-        check("torch", "QInt8Storage", None);
+        check("torch", "sparse_coo", Some(Global::Layout(Layout::Coo)));
+        check("torch.cuda", "sparse_coo", None);
+        let complex = Global::find("torch", "ComplexDoubleStorage");
+        assert!(matches!(
+            complex,
+            Some(Global::Storage(StorageType::Foreign(of))) if of.bytes == 16
+        ));
         check("torch", "OrderedDict", None);
         check("torch", "load", None);
         check("os", "system", None);
         check("builtins", "eval", None);
         check("torch.serialization", "load", None);
-        check("torch._utils", "_rebuild_sparse_tensor", None);
+        check("torch._utils", "_rebuild_qtensor", None);
+        check("torch._utils", "_rebuild_sparse_tensor", Some(Global::Rebuild(Rebuild::Sparse)));
         check("numpy.core.multiarray", "_reconstruct", None);
     }
 }

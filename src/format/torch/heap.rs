@@ -3,10 +3,13 @@
 //! Numbers and not pointers, because a pickle may tie its lists and dicts into cycles,
 //! and nest them as deep as it is long: nothing here is walked or dropped recursively.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::mem::size_of;
 
 use crate::format::torch::PickleError;
+use crate::format::torch::SparseView;
+use crate::format::torch::Unread;
 use crate::format::torch::View;
 use crate::format::torch::global::Global;
 use crate::format::torch::global::StorageType;
@@ -30,6 +33,9 @@ pub(super) enum Value<'a> {
     Global(Global),
     Storage(u32),
     Tensor(u32),
+    Sparse(u32),
+    /// Something that is not known, and of which nothing but the name is used.
+    Opaque(u32),
 }
 
 impl Value<'_> {
@@ -46,9 +52,12 @@ impl Value<'_> {
             Self::List(_) => "a list",
             Self::Dict(_) => "a dict",
             Self::Global(Global::Dtype(_)) => "an element type",
+            Self::Global(Global::Layout(_)) => "a layout",
             Self::Global(_) => "a class or function",
             Self::Storage(_) => "a storage",
             Self::Tensor(_) => "a tensor",
+            Self::Sparse(_) => "a sparse tensor",
+            Self::Opaque(_) => "an object",
         }
     }
 }
@@ -79,6 +88,50 @@ pub(super) struct TensorRef {
     /// Of whole numbers that are not negative, as many as in `strides`.
     pub(super) sizes: Span,
     pub(super) strides: Span,
+    /// Whether it has attributes of its own, which are not kept.
+    pub(super) has_attributes: bool,
+}
+
+/// A tensor that stores some of its elements, and where these are. Nothing is checked but
+/// the kinds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SparseRef {
+    /// Tensors.
+    pub(super) places: PlacesRef,
+    pub(super) values: u32,
+    /// Of whole numbers that are not negative.
+    pub(super) sizes: Span,
+    pub(super) has_attributes: bool,
+}
+
+/// Tensors that say where elements are.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum PlacesRef {
+    /// One index of each dimension.
+    Coordinates(u32),
+    /// Where each row begins among the columns, and the columns.
+    Rows(u32, u32),
+}
+
+/// Something that is not known: a class or function, or what one was asked to make.
+#[derive(Debug)]
+pub(super) struct Opaque<'a> {
+    pub(super) module: &'a str,
+    pub(super) name: &'a str,
+    pub(super) what: What,
+    /// All that it was given: in these, tensors may be hidden.
+    pub(super) parts: Vec<Value<'a>>,
+}
+
+/// What an unknown thing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// The class or function itself.
+    Name,
+    /// An object.
+    Object,
+    /// A tensor that is not read.
+    Tensor(Unread),
 }
 
 /// Everything that a pickle has made.
@@ -90,6 +143,8 @@ pub(super) struct Heap<'a> {
     storages: Vec<StorageRef<'a>>,
     storages_by_key: BTreeMap<&'a str, u32>,
     tensors: Vec<TensorRef>,
+    sparse: Vec<SparseRef>,
+    opaques: Vec<Opaque<'a>>,
     limit: u64,
     used: u64,
 }
@@ -104,6 +159,8 @@ impl<'a> Heap<'a> {
             storages: Vec::new(),
             storages_by_key: BTreeMap::new(),
             tensors: Vec::new(),
+            sparse: Vec::new(),
+            opaques: Vec::new(),
             limit,
             used: 0,
         }
@@ -148,6 +205,60 @@ impl<'a> Heap<'a> {
         let number = self.number(self.tensors.len())?;
         self.tensors.push(tensor);
         Ok(Value::Tensor(number))
+    }
+
+    pub(super) fn new_sparse(&mut self, tensor: SparseRef) -> Result<Value<'a>, PickleError> {
+        self.charge::<(SparseRef, SparseView)>(1)?;
+        self.charge::<u64>(tensor.sizes.len as usize)?;
+        let number = self.number(self.sparse.len())?;
+        self.sparse.push(tensor);
+        Ok(Value::Sparse(number))
+    }
+
+    pub(super) fn new_opaque(
+        &mut self,
+        (module, name): (&'a str, &'a str),
+        what: What,
+        parts: &[Value<'a>],
+    ) -> Result<Value<'a>, PickleError> {
+        self.charge::<Opaque<'_>>(1)?;
+        self.charge::<Value<'_>>(parts.len())?;
+        let number = self.number(self.opaques.len())?;
+        self.opaques.push(Opaque {
+            module,
+            name,
+            what,
+            parts: parts.to_vec(),
+        });
+        Ok(Value::Opaque(number))
+    }
+
+    /// Gives more to something unknown.
+    pub(super) fn extend_opaque(
+        &mut self,
+        opaque: u32,
+        parts: &[Value<'a>],
+    ) -> Result<(), PickleError> {
+        self.charge::<Value<'_>>(parts.len())?;
+        self.opaques[opaque as usize].parts.extend_from_slice(parts);
+        Ok(())
+    }
+
+    pub(super) fn opaque(&self, opaque: u32) -> &Opaque<'a> {
+        &self.opaques[opaque as usize]
+    }
+
+    pub(super) fn sparse(&self, number: u32) -> SparseRef {
+        self.sparse[number as usize]
+    }
+
+    /// Notes that a tensor has attributes.
+    pub(super) fn set_attributes(&mut self, tensor: Value<'a>) {
+        match tensor {
+            Value::Tensor(number) => self.tensors[number as usize].has_attributes = true,
+            Value::Sparse(number) => self.sparse[number as usize].has_attributes = true,
+            _ => {}
+        }
     }
 
     /// The storage of that key, the same one for the same key.
@@ -233,6 +344,32 @@ impl<'a> Heap<'a> {
 
     pub(super) fn n_items(&self) -> usize {
         self.items.len()
+    }
+
+    pub(super) fn n_opaques(&self) -> usize {
+        self.opaques.len()
+    }
+
+    /// About as many bytes as all of it may take.
+    pub(super) fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// What a value is, for a message: of something unknown, its name.
+    pub(super) fn kind(&self, value: Value<'a>) -> Cow<'static, str> {
+        let Value::Opaque(number) = value else {
+            return value.kind().into();
+        };
+        let opaque = self.opaque(number);
+        let is_numpy = opaque.module == "numpy" || opaque.module.starts_with("numpy.");
+        match (opaque.module, opaque.name) {
+            (_, "scalar") if is_numpy => "a numpy number".into(),
+            (_, "_reconstruct" | "_frombuffer") if is_numpy => "a numpy array".into(),
+            ("", name) => name.to_owned().into(),
+            ("builtins" | "__builtin__", "complex") => "a number".into(),
+            ("builtins" | "__builtin__", name) => format!("a {name}").into(),
+            (module, name) => format!("{module}.{name}").into(),
+        }
     }
 
     fn number(&self, number: usize) -> Result<u32, PickleError> {

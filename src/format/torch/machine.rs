@@ -1,11 +1,13 @@
 //! The machine that reads a pickle: instructions walk in, inert values walk out.
 //!
-//! It knows the instructions that `torch.save` writes, those of Python 2 included, and
-//! refuses every other. A name is looked up in a table when it is read, so that one
-//! that is not in it is refused even if the pickle never uses it.
+//! It knows every instruction that Python pickles with, protocols 0 to 5. A name is looked
+//! up in a table when it is read. What is not in that table is opaque: it keeps its name
+//! and what it is given, and whatever is made of it is as inert as itself.
 
 mod call;
 mod reader;
+mod stack;
+mod tensor;
 
 use std::collections::BTreeMap;
 use std::mem::size_of;
@@ -14,6 +16,7 @@ use crate::format::torch::PickleError;
 use crate::format::torch::global::Global;
 use crate::format::torch::heap::Heap;
 use crate::format::torch::heap::Value;
+use crate::format::torch::heap::What;
 use crate::format::torch::machine::reader::Reader;
 
 /// Memory that values may take, as a multiple of the bytes that a pickle may have. A
@@ -24,7 +27,9 @@ const MEMORY_FACTOR: u64 = 8;
 const MOST_STACKED: usize = 1 << 20;
 /// Longest module, item, and key of a storage. Python's own names and torch's keys take
 /// a few dozen bytes.
-const LONGEST_NAME: usize = 256;
+const LONGEST_NAME: usize = 1024;
+/// The last protocol there is.
+const LAST_PROTOCOL: u8 = 5;
 
 /// What a pickle stands for.
 #[derive(Debug)]
@@ -46,11 +51,6 @@ pub(super) fn unpickle(bytes: &[u8], limit: u64) -> Result<Pickle<'_>, PickleErr
         memo: BTreeMap::new(),
         heap: Heap::new(limit.saturating_mul(MEMORY_FACTOR)),
     };
-    match machine.reader.array()? {
-        [PROTO, 2..=5] => {}
-        [PROTO, found] => return Err(PickleError::Protocol { found }),
-        [first, _] => return Err(PickleError::NotAPickle { first }),
-    }
     loop {
         machine.offset = machine.reader.at();
         let [opcode] = machine.reader.array()?;
@@ -69,6 +69,9 @@ pub(super) fn unpickle(bytes: &[u8], limit: u64) -> Result<Pickle<'_>, PickleErr
 // Source of these bytes: `Lib/pickle.py` of Python 3.
 const PROTO: u8 = 0x80;
 const STOP: u8 = b'.';
+
+/// What a persistent id that is no storage is called.
+const OUTSIDE: (&str, &str) = ("", "something outside the pickle");
 
 struct Machine<'a> {
     reader: Reader<'a>,
@@ -170,11 +173,110 @@ impl<'a> Machine<'a> {
             b'Q' => self.persistent_id(),
             // FRAME: how far a buffered reader may read ahead.
             0x95 => self.reader.u64().map(|_| ()),
+            _ => self.step_of_python(opcode),
+        }
+    }
+
+    /// Instructions for what torch does not write and other parts of a checkpoint need.
+    fn step_of_python(&mut self, opcode: u8) -> Result<(), PickleError> {
+        match opcode {
+            // PROTO, which protocols 0 and 1 do without
+            PROTO => match self.reader.array()? {
+                [0..=LAST_PROTOCOL] => Ok(()),
+                [found] => Err(PickleError::Protocol { found }),
+            },
+            // EMPTY_SET, ADDITEMS, FROZENSET
+            0x8f => self.opaque(("builtins", "set"), What::Object, &[]),
+            0x90 => {
+                let start = self.pop_mark()?;
+                self.append(start)
+            }
+            0x91 => {
+                let start = self.pop_mark()?;
+                self.opaque_from(("builtins", "frozenset"), start)
+            }
+            // NEWOBJ_EX, OBJ, INST
+            0x92 => self.call_with_keywords(),
+            b'o' => {
+                let start = self.pop_mark()?;
+                self.call_on_stack(start)
+            }
+            b'i' => {
+                let names = (self.reader.line()?, self.reader.line()?);
+                let start = self.pop_mark()?;
+                self.instance(names, start)
+            }
+            // BYTEARRAY8, NEXT_BUFFER, READONLY_BUFFER
+            0x96 => self.reader.u64().and_then(|len| self.skip_bytes(len)),
+            0x97 => self.push(Value::Bytes),
+            0x98 => Ok(()),
+            // EXT1, EXT2, EXT4: names that a program has registered under numbers
+            0x82 => self.reader.u8().and_then(|_| self.extension()),
+            0x83 => self.reader.array::<2>().and_then(|_| self.extension()),
+            0x84 => self.reader.u32().and_then(|_| self.extension()),
+            // INT, LONG, FLOAT, STRING, UNICODE, PERSID
+            b'I' => {
+                let line = self.reader.long_line()?;
+                self.push(match line {
+                    b"00" => Value::Bool(false),
+                    b"01" => Value::Bool(true),
+                    digits => decimal(digits),
+                })
+            }
+            b'L' => {
+                let line = self.reader.long_line()?;
+                self.push(decimal(line.strip_suffix(b"L").unwrap_or(line)))
+            }
+            b'F' => self.reader.long_line().and_then(|_| self.push(Value::Float)),
+            b'S' => {
+                let line = self.reader.long_line()?;
+                let quoted = line.get(1..line.len().saturating_sub(1));
+                self.push(literal(quoted.unwrap_or_default()))
+            }
+            b'V' => {
+                let line = self.reader.long_line()?;
+                self.push(literal(line))
+            }
+            b'P' => {
+                self.reader.long_line()?;
+                self.opaque(OUTSIDE, What::Object, &[])
+            }
+            // DICT, LIST
+            b'd' => {
+                let start = self.pop_mark()?;
+                self.dict_from(start)
+            }
+            b'l' => {
+                let start = self.pop_mark()?;
+                self.list_from(start)
+            }
+            // POP, POP_MARK, DUP
+            b'0' => self.drop_last(),
+            b'1' => {
+                let start = self.pop_mark()?;
+                self.stack.truncate(start);
+                Ok(())
+            }
+            b'2' => {
+                let value = self.pop()?;
+                self.push(value)?;
+                self.push(value)
+            }
+            // PUT, GET
+            b'p' => self.line_number().and_then(|number| self.put(number)),
+            b'g' => self.line_number().and_then(|number| self.get(number)),
             _ => Err(PickleError::Opcode {
                 opcode,
                 offset: self.offset,
             }),
         }
+    }
+
+    /// The number that fills a line.
+    fn line_number(&mut self) -> Result<u64, PickleError> {
+        let offset = self.offset;
+        let digits = self.reader.line()?.parse();
+        digits.map_err(|_| PickleError::Nothing { offset })
     }
 
     fn unexpected(&self, expected: &'static str, found: Value<'_>) -> PickleError {
@@ -183,60 +285,6 @@ impl<'a> Machine<'a> {
             found: found.kind(),
             offset: self.offset,
         }
-    }
-
-    fn push(&mut self, value: Value<'a>) -> Result<(), PickleError> {
-        if self.stack.len() >= MOST_STACKED {
-            return Err(PickleError::Stack {
-                limit: MOST_STACKED,
-            });
-        }
-        self.stack.push(value);
-        Ok(())
-    }
-
-    /// The uppermost value, if it lies above the last mark.
-    fn pop(&mut self) -> Result<Value<'a>, PickleError> {
-        let floor = self.marks.last().copied().unwrap_or(0);
-        let value = (self.stack.len() > floor).then(|| self.stack.pop());
-        value.flatten().ok_or(PickleError::Nothing {
-            offset: self.offset,
-        })
-    }
-
-    fn mark(&mut self) -> Result<(), PickleError> {
-        if self.marks.len() >= MOST_STACKED {
-            return Err(PickleError::Stack {
-                limit: MOST_STACKED,
-            });
-        }
-        self.marks.push(self.stack.len());
-        Ok(())
-    }
-
-    fn pop_mark(&mut self) -> Result<usize, PickleError> {
-        self.marks.pop().ok_or(PickleError::Nothing {
-            offset: self.offset,
-        })
-    }
-
-    /// Checks that what lies from height `start` up lies above the last mark.
-    fn require_above(&self, start: usize) -> Result<(), PickleError> {
-        let floor = self.marks.last().copied().unwrap_or(0);
-        let is_above = (floor..=self.stack.len()).contains(&start);
-        is_above.then_some(()).ok_or(PickleError::Nothing {
-            offset: self.offset,
-        })
-    }
-
-    /// Height of the value below `start`, if both lie above the last mark.
-    fn below(&self, start: usize) -> Result<usize, PickleError> {
-        let below = start.checked_sub(1).ok_or(PickleError::Nothing {
-            offset: self.offset,
-        })?;
-        self.require_above(start)?;
-        self.require_above(below)?;
-        Ok(below)
     }
 
     fn long(&mut self, len: u64) -> Result<(), PickleError> {
@@ -253,58 +301,16 @@ impl<'a> Machine<'a> {
         self.push(Value::Int(i64::from_le_bytes(whole)))
     }
 
+    /// Text; or bytes, if it is a byte string of Python 2 or has half a character.
     fn text(&mut self, len: u64) -> Result<(), PickleError> {
-        let text = self.reader.utf8(len)?;
-        self.push(Value::Text(text))
+        let bytes = self.reader.take(len)?;
+        let text = std::str::from_utf8(bytes);
+        self.push(text.map_or(Value::Bytes, Value::Text))
     }
 
     fn skip_bytes(&mut self, len: u64) -> Result<(), PickleError> {
         self.reader.take(len)?;
         self.push(Value::Bytes)
-    }
-
-    fn tuple_of(&mut self, len: usize) -> Result<(), PickleError> {
-        let start = self.stack.len().checked_sub(len);
-        let start = start.ok_or(PickleError::Nothing {
-            offset: self.offset,
-        })?;
-        self.tuple_from(start)
-    }
-
-    fn tuple_from(&mut self, start: usize) -> Result<(), PickleError> {
-        self.require_above(start)?;
-        let tuple = self.heap.new_tuple(&self.stack[start..])?;
-        self.stack.truncate(start);
-        self.push(tuple)
-    }
-
-    /// Appends what lies from height `start` up to the list below.
-    fn append(&mut self, start: usize) -> Result<(), PickleError> {
-        let below = self.below(start)?;
-        let Value::List(list) = self.stack[below] else {
-            return Err(self.unexpected("a list", self.stack[below]));
-        };
-        self.heap.append(list, &self.stack[start..])?;
-        self.stack.truncate(start);
-        Ok(())
-    }
-
-    /// Sets keys and values from height `start` up in the dict below.
-    fn set_items(&mut self, start: usize) -> Result<(), PickleError> {
-        let below = self.below(start)?;
-        if !(self.stack.len() - start).is_multiple_of(2) {
-            return Err(PickleError::Nothing {
-                offset: self.offset,
-            });
-        }
-        let Value::Dict(dict) = self.stack[below] else {
-            return Err(self.unexpected("a dict", self.stack[below]));
-        };
-        for at in (start..self.stack.len()).step_by(2) {
-            self.heap.insert(dict, self.stack[at], self.stack[at + 1])?;
-        }
-        self.stack.truncate(start);
-        Ok(())
     }
 
     /// Notes the uppermost value under a number.
@@ -327,17 +333,40 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn global(&mut self, module: &str, name: &str) -> Result<(), PickleError> {
+    fn global(&mut self, module: &'a str, name: &'a str) -> Result<(), PickleError> {
         match Global::find(module, name) {
             Some(global) => self.push(Value::Global(global)),
-            None => {
-                let name: String = format!("{module}.{name}")
-                    .chars()
-                    .take(LONGEST_NAME)
-                    .collect();
-                Err(PickleError::Global { name })
-            }
+            None => self.opaque((module, name), What::Name, &[]),
         }
+    }
+
+    fn extension(&mut self) -> Result<(), PickleError> {
+        self.opaque(("copyreg", "extension"), What::Name, &[])
+    }
+
+    fn opaque(
+        &mut self,
+        names: (&'a str, &'a str),
+        what: What,
+        parts: &[Value<'a>],
+    ) -> Result<(), PickleError> {
+        let value = self.heap.new_opaque(names, what, parts)?;
+        self.push(value)
+    }
+}
+
+/// A whole number in decimal digits. One that takes more than 64 bits is a number and no
+/// more: nothing here needs it.
+fn decimal(digits: &[u8]) -> Value<'_> {
+    let number = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+    number.map_or(Value::Float, Value::Int)
+}
+
+/// Text as Python writes it in a program. With escapes in it, it can be no name here.
+fn literal(text: &[u8]) -> Value<'_> {
+    match std::str::from_utf8(text) {
+        Ok(text) if !text.contains('\\') => Value::Text(text),
+        _ => Value::Bytes,
     }
 }
 

@@ -1,43 +1,55 @@
 //! From a pickle's values to a state dict: which dict is meant, and what its tensors are.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-use std::collections::btree_map::Entry;
+mod choose;
+mod join;
+mod search;
+mod view;
 
-use crate::format::torch::Names;
+use std::borrow::Cow;
+use std::fmt;
+
 use crate::format::torch::StateError;
 use crate::format::torch::TorchError;
 use crate::format::torch::heap::Heap;
-use crate::format::torch::heap::TensorRef;
 use crate::format::torch::heap::Value;
+use crate::format::torch::heap::What;
 use crate::format::torch::machine::Pickle;
 use crate::format::torch::machine::unpickle;
+use crate::format::torch::state::choose::choose;
+use crate::format::torch::state::join::join;
+use crate::format::torch::state::search::left_out;
+use crate::format::torch::state::view::sparse_view;
+use crate::format::torch::state::view::view;
 use crate::tensor::Dtype;
+use crate::tensor::Printable;
 use crate::tensor::Shape;
-
-/// Keys under which training scripts keep the state dict of the model.
-const WRAPPERS: [&str; 3] = ["state_dict", "model_state_dict", "model"];
-/// Most dicts that are looked into for one within another.
-const MOST_WRAPPED: usize = 8;
 
 /// A dict of tensors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateDict {
     /// The tensors, sorted by name.
     pub tensors: Vec<View>,
-    /// What the dict holds besides tensors.
+    /// The tensors that store some of their elements, sorted by name.
+    pub sparse: Vec<SparseView>,
+    /// What the dict holds besides tensors, and what stands beside it.
     pub left_out: Vec<LeftOut>,
     /// The memory that tensors look into: of all tensors of the file, these and others.
     pub storages: Vec<Storage>,
 }
 
-/// A part of a state dict that is no tensor and holds none.
+/// A part of a checkpoint that is no tensor of its state dict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftOut {
     /// Its name.
     pub name: String,
     /// What it is.
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` ({})", Printable(&self.name), Printable(&self.kind))
+    }
 }
 
 /// A piece of memory that was written as a whole.
@@ -75,6 +87,30 @@ pub struct View {
     pub begin: u64,
 }
 
+/// A tensor that stores some of its elements. The others are zeros, and pruned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SparseView {
+    /// Its name.
+    pub name: String,
+    /// Its dimensions.
+    pub shape: Shape,
+    /// The elements that are stored, in one dimension.
+    pub values: View,
+    /// Where they are.
+    pub places: Places,
+}
+
+/// Where the stored elements of a sparse tensor are. That these places are within the
+/// tensor, in order and none of them twice, is not checked here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Places {
+    /// COO: the indices, `(dimensions, elements)`, I64.
+    Coordinates(View),
+    /// CSR: where the elements of each row begin, one more than there are rows, and the
+    /// column of each element; I64 or I32.
+    Rows(View, View),
+}
+
 impl View {
     /// Whether its elements follow each other without a gap, the last dimension fastest.
     pub fn is_contiguous(&self) -> bool {
@@ -92,6 +128,9 @@ impl View {
 /// The state dict in a pickle: the dict under `key`, else the root; and as long as that
 /// holds a dict under `state_dict`, `model_state_dict` or `model`, that one.
 ///
+/// Names of dicts of tensors within that dict are joined with dots where nothing else can
+/// be meant, and where `key` is `.`, which stands for all that the pickle holds.
+///
 /// `limit` is the number of bytes that a pickle may have. What follows the pickle is not
 /// looked at.
 ///
@@ -106,280 +145,141 @@ pub fn parse_state_dict(
     Ok(state_dict(&pickle, key)?)
 }
 
+/// Values by name, as they stand in the dict that is meant.
+#[derive(Default)]
+struct Found<'a> {
+    /// Tensors, also those that are not read.
+    tensors: Vec<Named<'a>>,
+    others: Vec<Named<'a>>,
+}
+
+type Named<'a> = (Cow<'a, str>, Value<'a>);
+
+/// Whether a value is a tensor, of whatever kind.
+fn is_tensor(heap: &Heap<'_>, value: Value<'_>) -> bool {
+    match value {
+        Value::Tensor(_) | Value::Sparse(_) => true,
+        Value::Opaque(number) => matches!(heap.opaque(number).what, What::Tensor(_)),
+        _ => false,
+    }
+}
+
 pub(super) fn state_dict(pickle: &Pickle<'_>, key: Option<&str>) -> Result<StateDict, StateError> {
     let heap = &pickle.heap;
-    let dict = choose(pickle, key)?;
-    let mut tensors = Vec::new();
-    let mut others = Vec::new();
-    for &(name, value) in heap.dict(dict) {
-        match (name, value) {
-            (Value::Text(name), Value::Tensor(tensor)) => tensors.push((name, tensor)),
-            (Value::Text(name), other) => others.push((name, other)),
-            (other, Value::Tensor(_)) => {
-                return Err(StateError::Name {
-                    found: other.kind(),
-                });
-            }
-            (..) => {}
-        }
-    }
-    if tensors.is_empty() {
-        let candidates = candidates(heap, dict);
-        return Err(StateError::NoTensor { candidates });
-    }
-    let left_out = left_out(heap, others)?;
-    refuse_duplicates(&mut tensors)?;
+    let chosen = choose(pickle, key)?;
+    let mut found = match chosen.is_joined {
+        true => join(heap, chosen.dict)?,
+        false => direct(heap, chosen.dict)?,
+    };
+    refuse_unread(heap, &found.tensors)?;
+    let mut parts = left_out(heap, &found.others)?;
+    parts.extend(attributes(heap, &found.tensors));
+    parts.extend(chosen.beside);
+    refuse_duplicates(&mut found.tensors)?;
+
     let storages = heap.storages().iter();
     let storages = storages.map(|storage| Storage {
         key: storage.key.to_owned(),
         numel: storage.numel,
         element_bytes: storage.storage_type.element_bytes(),
     });
-    let storages: Vec<Storage> = storages.collect();
-    let views = tensors.iter().map(|&(name, tensor)| {
-        let tensor = heap.tensor(tensor);
-        view(heap, name, tensor, &storages[tensor.storage as usize])
-    });
-    Ok(StateDict {
-        tensors: views.collect::<Result<_, _>>()?,
-        left_out,
-        storages,
-    })
-}
-
-/// The dict that is meant.
-fn choose(pickle: &Pickle<'_>, key: Option<&str>) -> Result<u32, StateError> {
-    let heap = &pickle.heap;
-    let as_dict = |value: Value<'_>, key: Option<&str>| match value {
-        Value::Dict(dict) => Ok(dict),
-        other => Err(StateError::NotADict {
-            key: key.map(str::to_owned),
-            found: other.kind(),
-        }),
+    let mut whole = StateDict {
+        tensors: Vec::new(),
+        sparse: Vec::new(),
+        left_out: parts,
+        storages: storages.collect(),
     };
-    let mut dict = as_dict(pickle.root, None)?;
-    if let Some(key) = key {
-        dict = as_dict(look_up(heap, dict, key)?, Some(key))?;
-    }
-    for _ in 0..MOST_WRAPPED {
-        let wrapped = WRAPPERS
-            .into_iter()
-            .filter_map(|key| match heap.get(dict, key) {
-                Some(Value::Dict(inner)) => Some((key, inner)),
-                _ => None,
-            });
-        let wrapped: Vec<(&str, u32)> = wrapped.collect();
-        match wrapped.as_slice() {
-            [] => return Ok(dict),
-            &[(_, inner)] => dict = inner,
-            several => {
-                return Err(StateError::Several {
-                    found: several.iter().map(|&(key, _)| key).collect(),
-                });
+    for (name, value) in &found.tensors {
+        match *value {
+            Value::Tensor(tensor) => {
+                let view = view(heap, name, tensor, &whole.storages)?;
+                whole.tensors.push(view);
             }
+            Value::Sparse(tensor) => {
+                let view = sparse_view(heap, name, tensor, &whole.storages)?;
+                whole.sparse.push(view);
+            }
+            _ => {}
         }
     }
-    Ok(dict)
+    Ok(whole)
 }
 
-/// What is under a key, or under the parts of one, between dots, one within the other.
-fn look_up<'a>(heap: &Heap<'a>, dict: u32, key: &str) -> Result<Value<'a>, StateError> {
-    let (mut dict, mut rest) = (dict, key);
-    loop {
-        if let Some(value) = heap.get(dict, rest) {
-            return Ok(value);
+/// The values of a dict under their own names.
+fn direct<'a>(heap: &Heap<'a>, dict: u32) -> Result<Found<'a>, StateError> {
+    let mut found = Found::default();
+    for &(key, value) in heap.dict(dict) {
+        match key {
+            Value::Text(name) if is_tensor(heap, value) => found.tensors.push((name.into(), value)),
+            Value::Text(name) => found.others.push((name.into(), value)),
+            other if is_tensor(heap, value) => {
+                let found = heap.kind(other).into_owned();
+                return Err(StateError::Name { found });
+            }
+            _ => {}
         }
-        let inner = rest.split_once('.').and_then(|(first, rest)| {
-            let Some(Value::Dict(inner)) = heap.get(dict, first) else {
-                return None;
-            };
-            Some((inner, rest))
-        });
-        let Some(inner) = inner else {
-            let entries = heap.dict(dict).iter();
-            let texts = entries.filter_map(|&(name, _)| match name {
-                Value::Text(name) => Some(name),
-                _ => None,
-            });
-            return Err(StateError::NoKey {
-                key: rest.to_owned(),
-                found: texts.collect(),
-            });
+    }
+    Ok(found)
+}
+
+/// Refuses tensors of a kind that is not read.
+fn refuse_unread(heap: &Heap<'_>, tensors: &[Named<'_>]) -> Result<(), StateError> {
+    for (name, value) in tensors {
+        let Value::Opaque(number) = *value else {
+            continue;
         };
-        (dict, rest) = inner;
-    }
-}
-
-/// Keys of the dicts in a dict that hold tensors by name.
-fn candidates(heap: &Heap<'_>, dict: u32) -> Names {
-    let is_tensor = |value: Value<'_>| matches!(value, Value::Tensor(_));
-    // One dict may stand under many keys, and is looked into once.
-    let mut seen = BTreeSet::new();
-    let found = heap.dict(dict).iter().filter_map(|&(name, value)| {
-        let (Value::Text(name), Value::Dict(inner)) = (name, value) else {
-            return None;
-        };
-        let holds_tensors =
-            seen.insert(inner) && heap.dict(inner).iter().any(|&(_, value)| is_tensor(value));
-        holds_tensors.then_some(name)
-    });
-    found.collect()
-}
-
-/// The parts that are no tensors, if none of them holds one.
-fn left_out(heap: &Heap<'_>, others: Vec<(&str, Value<'_>)>) -> Result<Vec<LeftOut>, StateError> {
-    let mut search = Search::new(heap);
-    let mut parts: Vec<LeftOut> = Vec::new();
-    // A pickle can name one long text any number of times in a few bytes each, and it is
-    // copied once: other texts are no longer in sum than the pickle.
-    let mut known: BTreeMap<(usize, usize), usize> = BTreeMap::new();
-    for (name, value) in others {
-        let kind = value.kind();
-        if search.finds_tensor(value) {
-            let name = name.to_owned();
-            return Err(StateError::Nested { name, found: kind });
-        }
-        match known.entry((name.as_ptr().addr(), name.len())) {
-            Entry::Occupied(part) => parts[*part.get()].kind = kind,
-            Entry::Vacant(part) => {
-                part.insert(parts.len());
-                let name = name.to_owned();
-                parts.push(LeftOut { name, kind });
-            }
+        if let What::Tensor(why) = heap.opaque(number).what {
+            return Err(StateError::Unread {
+                tensor: name.clone().into_owned(),
+                found: heap.kind(*value).into_owned(),
+                why,
+            });
         }
     }
-    Ok(parts)
+    Ok(())
 }
 
-/// A search for tensors that looks into each container once.
-struct Search<'h, 'a> {
-    heap: &'h Heap<'a>,
-    lists: Vec<bool>,
-    dicts: Vec<bool>,
-    /// By the first item.
-    tuples: Vec<bool>,
-    pending: Vec<Value<'a>>,
-}
-
-impl<'h, 'a> Search<'h, 'a> {
-    fn new(heap: &'h Heap<'a>) -> Self {
-        Self {
-            heap,
-            lists: vec![false; heap.n_lists()],
-            dicts: vec![false; heap.n_dicts()],
-            tuples: vec![false; heap.n_items()],
-            pending: Vec::new(),
-        }
-    }
-
-    /// Whether there is a tensor in `value` that no earlier search would have found.
-    fn finds_tensor(&mut self, value: Value<'a>) -> bool {
-        self.pending.clear();
-        self.pending.push(value);
-        while let Some(value) = self.pending.pop() {
-            match value {
-                Value::Tensor(_) | Value::Storage(_) => return true,
-                Value::List(list) if !self.lists[list as usize] => {
-                    self.lists[list as usize] = true;
-                    self.pending.extend(self.heap.list(list));
-                }
-                Value::Dict(dict) if !self.dicts[dict as usize] => {
-                    self.dicts[dict as usize] = true;
-                    let values = self.heap.dict(dict).iter().map(|&(_, value)| value);
-                    self.pending.extend(values);
-                }
-                Value::Tuple(span) if span.len > 0 && !self.tuples[span.start as usize] => {
-                    self.tuples[span.start as usize] = true;
-                    self.pending.extend(self.heap.tuple(span));
-                }
-                _ => {}
-            }
-        }
-        false
-    }
+/// What there is to say of the attributes of tensors, in one part.
+fn attributes(heap: &Heap<'_>, tensors: &[Named<'_>]) -> Option<LeftOut> {
+    let has_attributes = |value: Value<'_>| match value {
+        Value::Tensor(number) => heap.tensor(number).has_attributes,
+        Value::Sparse(number) => heap.sparse(number).has_attributes,
+        _ => false,
+    };
+    let mut with = tensors.iter().filter(|(_, value)| has_attributes(*value));
+    let (name, _) = with.next()?;
+    Some(LeftOut {
+        name: name.clone().into_owned(),
+        kind: match with.count() {
+            0 => "attributes".into(),
+            more => format!("attributes, and those of {more} more tensors").into(),
+        },
+    })
 }
 
 /// Sorts tensors by name and refuses two of one name.
-fn refuse_duplicates(tensors: &mut [(&str, u32)]) -> Result<(), StateError> {
-    let twice = |(name, _): (&str, u32)| StateError::TensorTwice {
-        tensor: name.to_owned(),
+fn refuse_duplicates(tensors: &mut [Named<'_>]) -> Result<(), StateError> {
+    let twice = |(name, _): &Named<'_>| StateError::TensorTwice {
+        tensor: name.clone().into_owned(),
     };
     // A pickle can name one long text any number of times in a few bytes each. Told apart
     // by its place, it is not compared with itself; other texts are no longer in sum than
-    // the pickle.
+    // the pickle, or than names that were joined may be.
     tensors.sort_unstable_by_key(|(name, _)| (name.as_ptr().addr(), name.len()));
-    let same_text = |pair: &&[(&str, u32)]| {
-        let [(a, _), (b, _)] = **pair else {
+    let same_text = |pair: &&[Named<'_>]| {
+        let [(a, _), (b, _)] = *pair else {
             return false;
         };
-        std::ptr::eq(a, b) && !a.is_empty()
+        std::ptr::eq(a.as_ref(), b.as_ref()) && !a.is_empty()
     };
     if let Some(pair) = tensors.windows(2).find(same_text) {
-        return Err(twice(pair[0]));
+        return Err(twice(&pair[0]));
     }
-    tensors.sort_unstable_by_key(|&(name, _)| name);
+    tensors.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     match tensors.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        Some(pair) => Err(twice(pair[0])),
+        Some(pair) => Err(twice(&pair[0])),
         None => Ok(()),
     }
-}
-
-fn view(
-    heap: &Heap<'_>,
-    name: &str,
-    tensor: TensorRef,
-    storage: &Storage,
-) -> Result<View, StateError> {
-    let extents = |span| {
-        let items = heap.tuple(span).iter();
-        let extents = items.filter_map(|item| match item {
-            Value::Int(extent) => u64::try_from(*extent).ok(),
-            _ => None,
-        });
-        extents.collect::<Vec<u64>>()
-    };
-    let (sizes, strides) = (extents(tensor.sizes), extents(tensor.strides));
-    let element_bytes = tensor.dtype.bits() / 8;
-    let too_large = || StateError::TooLarge {
-        tensor: name.to_owned(),
-    };
-    let shape = Shape::new(sizes).ok_or_else(too_large)?;
-    let bytes = storage.bytes().ok_or_else(too_large)?;
-    let begin = tensor.offset.checked_mul(element_bytes);
-    let begin = begin.ok_or_else(too_large)?;
-    if shape.numel() > 0 {
-        let last = shape
-            .dims()
-            .iter()
-            .zip(&strides)
-            .try_fold(tensor.offset, |last, (dim, stride)| {
-                last.checked_add((dim - 1).checked_mul(*stride)?)
-            });
-        let end = last.and_then(|last| last.checked_add(1)?.checked_mul(element_bytes));
-        if end.is_none_or(|end| end > bytes) {
-            return Err(StateError::Bounds {
-                tensor: name.to_owned(),
-                bytes,
-            });
-        }
-        let stored = bytes / element_bytes;
-        if shape.numel() > stored {
-            return Err(StateError::Expanded {
-                tensor: name.to_owned(),
-                numel: shape.numel(),
-                stored,
-            });
-        }
-    }
-    Ok(View {
-        name: name.to_owned(),
-        dtype: tensor.dtype,
-        // Nothing is read of an empty tensor, wherever it begins.
-        begin: if shape.numel() == 0 { 0 } else { begin },
-        shape,
-        strides,
-        storage: tensor.storage as usize,
-    })
 }
 
 #[cfg(test)]

@@ -2,20 +2,13 @@
 
 use thiserror::Error;
 
-use crate::format::torch::error::SAVE_TENSORS;
 use crate::tensor::Printable;
 
 /// Why the bytes are not a pickle of tensors and plain data.
 #[derive(Debug, Error)]
 pub enum PickleError {
-    /// The bytes do not begin as a pickle does.
-    #[error("its pickle begins with byte {first:#04x}, expected 0x80")]
-    NotAPickle {
-        /// The first byte.
-        first: u8,
-    },
     /// The pickle is in a form that is not known.
-    #[error("its pickle is of protocol {found}, expected 2 to 5")]
+    #[error("its pickle is of protocol {found}, expected 0 to 5")]
     Protocol {
         /// The protocol.
         found: u8,
@@ -26,24 +19,16 @@ pub enum PickleError {
         /// Bytes that were given.
         found: u64,
     },
-    /// The pickle has an instruction that `torch.save` does not write.
+    /// The pickle has an instruction that Python does not have.
     #[error(
-        "its pickle has the instruction {opcode:#04x} at byte {offset}, which no state dict needs; {SAVE_TENSORS}"
+        "its pickle has the instruction {opcode:#04x} at byte {offset}, which Python does not know: \
+         the file is damaged, or no pickle"
     )]
     Opcode {
         /// The instruction.
         opcode: u8,
         /// Where it stands.
         offset: usize,
-    },
-    /// The pickle names something that is neither data nor a part of a tensor.
-    #[error(
-        "its pickle names `{}`, which is no part of a state dict, and it was not loaded; {SAVE_TENSORS}",
-        Printable(name)
-    )]
-    Global {
-        /// Module and item.
-        name: String,
     },
     /// An instruction needs more values than there are.
     #[error("its pickle lacks the values that the instruction at byte {offset} needs")]
@@ -106,8 +91,8 @@ pub enum PickleError {
         /// Where the instruction stands.
         offset: usize,
     },
-    /// A persistent id is not that of a storage.
-    #[error("its pickle refers at byte {offset} to something outside that is no storage")]
+    /// A storage is named otherwise than torch does.
+    #[error("its pickle names a storage at byte {offset} otherwise than torch does")]
     Storage {
         /// Where the instruction stands.
         offset: usize,
@@ -118,9 +103,4 @@ pub enum PickleError {
         /// Key of the storage.
         key: String,
     },
-    /// A tensor is the conjugate or negative of what is stored.
-    #[error(
-        "a tensor is stored as the conjugate or negative of its bytes; write it with `resolve_conj().resolve_neg()`"
-    )]
-    Conjugate,
 }

@@ -44,7 +44,7 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    pub(super) fn utf8(&mut self, len: u64) -> Result<&'a str, PickleError> {
+    fn utf8(&mut self, len: u64) -> Result<&'a str, PickleError> {
         let offset = self.at;
         let bytes = self.take(len)?;
         std::str::from_utf8(bytes).map_err(|_| PickleError::NotUtf8 { offset })
@@ -66,6 +66,15 @@ impl<'a> Reader<'a> {
         };
         let line = self.utf8(len as u64)?;
         self.at += 1;
+        Ok(line)
+    }
+
+    /// The bytes up to the end of the line, however far that is.
+    pub(super) fn long_line(&mut self) -> Result<&'a [u8], PickleError> {
+        let rest = &self.bytes[self.at..];
+        let len = rest.iter().position(|&byte| byte == b'\n');
+        let line = &rest[..len.ok_or_else(|| self.cut_short())?];
+        self.at += line.len() + 1;
         Ok(line)
     }
 
