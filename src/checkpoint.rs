@@ -42,6 +42,7 @@ pub use convention::Source;
 pub use derived::Compact;
 pub use derived::Content;
 pub use derived::Extent;
+pub use derived::Listed;
 pub use derived::Strided;
 pub use error::CheckpointError;
 pub use error::CompactError;

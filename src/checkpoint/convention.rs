@@ -24,6 +24,8 @@ pub enum Convention {
     ModelOpt,
     /// As bits beside the retained values.
     Compact(CompactKind),
+    /// As the places of the retained values, in a sparse tensor of torch's.
+    TorchSparse,
 }
 
 /// How masks are stored in an output.

@@ -7,6 +7,8 @@
 //!
 //! - a compact tensor is two of them, values ([`Content::Values`]) and mask
 //!   ([`Content::Mask`]), of one [`Compact`];
+//! - a sparse tensor of torch's is two of them as well ([`Content::Listed`] and
+//!   [`Content::ListedMask`]), of one [`Listed`];
 //! - the elements of a view of torch's lie at regular distances ([`Content::Strided`]);
 //! - what is small, or has no better form, is held in memory ([`Content::Owned`]).
 //!
@@ -19,6 +21,7 @@
 //! is explicit, which means that a retained zero stays retained.
 
 mod compact;
+mod listed;
 mod resolve;
 mod strided;
 
@@ -33,6 +36,8 @@ use crate::format::onnx::read::Scattered;
 use crate::format::onnx::read::Values;
 
 pub use compact::Compact;
+pub(super) use listed::List;
+pub use listed::Listed;
 pub(super) use resolve::ResolveError;
 pub(super) use resolve::resolve;
 pub use strided::Strided;
@@ -54,6 +59,10 @@ pub enum Content {
     Scattered(Arc<Scattered>),
     /// The mask of such a tensor, as BOOL.
     ScatteredMask(Arc<Scattered>),
+    /// Stored elements of torch with a list of their places; zeros elsewhere.
+    Listed(Arc<Listed>),
+    /// The mask of such a tensor, as BOOL.
+    ListedMask(Arc<Listed>),
     /// Memory.
     Owned(Arc<[u8]>),
 }
@@ -79,6 +88,8 @@ impl StoredTensor {
             Content::Fields(values) => values.bytes(),
             Content::Scattered(scattered) => scattered.values().bytes(),
             Content::ScatteredMask(scattered) => scattered.place_bytes(),
+            Content::Listed(listed) => listed.value_bytes(),
+            Content::ListedMask(listed) => listed.place_bytes(),
             Content::Owned(_) => 0,
         }
     }
@@ -142,6 +153,8 @@ impl Checkpoint {
             Content::ScatteredMask(scattered) => {
                 self.read_scattered_mask(scattered, begin, count, scratch)?;
             }
+            Content::Listed(listed) => listed.read_values(self, begin..begin + count, scratch)?,
+            Content::ListedMask(listed) => listed.read_mask(self, begin..begin + count, scratch)?,
             Content::Owned(bytes) => {
                 scratch.clear();
                 scratch.extend_from_slice(&bytes[offset as usize..][..len]);
@@ -191,7 +204,7 @@ impl Checkpoint {
             Content::Strided(strided) => Some(strided.share(begin, count, tensor.shape.numel())),
             // Reading these watches for faults itself.
             Content::Fields(_) | Content::Scattered(_) | Content::ScatteredMask(_) => None,
-            Content::Owned(_) => None,
+            Content::Listed(_) | Content::ListedMask(_) | Content::Owned(_) => None,
         }
     }
 }

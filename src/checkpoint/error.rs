@@ -282,6 +282,16 @@ pub enum ContentError {
         /// The row.
         row: u64,
     },
+    /// The place of an element of a sparse tensor is wrong.
+    #[error("entry {entry} of the sparse tensor `{}` {what}", Printable(tensor))]
+    Place {
+        /// The tensor.
+        tensor: String,
+        /// Number of the entry.
+        entry: u64,
+        /// What is wrong with its place, and what to do if that is known.
+        what: &'static str,
+    },
     /// A row begins at another value than the file says.
     #[error(
         "row {row} of bitmask `{}` begins at value {expected}, and its row offset says {found}",

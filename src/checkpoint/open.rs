@@ -104,6 +104,11 @@ impl Checkpoint {
 
     /// The checkpoint with its compact tensors in place of their parts.
     fn resolved(mut self, path: &Path, records: &[String]) -> Result<Self, CheckpointError> {
+        for tensor in &self.tensors {
+            if let Content::Listed(listed) = &tensor.content {
+                listed.check(&self)?;
+            }
+        }
         let path = || path.to_owned();
         match resolve(&self, records.iter().map(String::as_str)) {
             Ok(None) => {}

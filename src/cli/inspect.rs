@@ -178,6 +178,7 @@ impl Inspection<'_> {
                     Convention::TorchPrune => "torch-prune",
                     Convention::Nncf => "nncf",
                     Convention::ModelOpt => "modelopt",
+                    Convention::TorchSparse => "torch-sparse",
                     Convention::Compact(CompactKind::Bitmask) => "bitmask",
                     Convention::Compact(CompactKind::CompressedTensors) => "compressed-tensors",
                 },

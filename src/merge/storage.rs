@@ -118,7 +118,8 @@ fn storage(
     };
     let has_mask = expectation != Expectation::Dense;
     match (options.layout, parameter.sources[0].convention) {
-        (MaskLayout::Keep, Convention::Plain) => Storage::Plain,
+        // safetensors has no sparse tensors.
+        (MaskLayout::Keep, Convention::Plain | Convention::TorchSparse) => Storage::Plain,
         (MaskLayout::Keep, Convention::Compact(kind)) => compact(kind),
         (MaskLayout::Keep, _) => Storage::Kept,
         (MaskLayout::Bitmask, _) if has_mask => compact(CompactKind::Bitmask),

@@ -69,7 +69,7 @@ impl Placed {
             let keeps = layout == MaskLayout::Keep
                 && !matches!(
                     parameter.sources[0].convention,
-                    Convention::Plain | Convention::Compact(_)
+                    Convention::Plain | Convention::Compact(_) | Convention::TorchSparse
                 );
             let entry = |name: &str, dtype| Entry {
                 name: name.to_owned(),

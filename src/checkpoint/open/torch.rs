@@ -6,14 +6,19 @@
 //! the mapped file.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::Content;
+use crate::checkpoint::Convention;
 use crate::checkpoint::FileFormat;
+use crate::checkpoint::MaskOf;
 use crate::checkpoint::OpenOptions;
 use crate::checkpoint::Shard;
 use crate::checkpoint::StoredTensor;
+use crate::checkpoint::derived::List;
+use crate::checkpoint::derived::Listed;
 use crate::checkpoint::derived::Strided;
 use crate::checkpoint::map::Access;
 use crate::checkpoint::map::ByteSource;
@@ -28,6 +33,8 @@ use crate::format::torch::LeftOut;
 use crate::format::torch::Legacy;
 use crate::format::torch::LegacyError;
 use crate::format::torch::PickleError;
+use crate::format::torch::Places;
+use crate::format::torch::SparseView;
 use crate::format::torch::StateDict;
 use crate::format::torch::TAIL_BYTES;
 use crate::format::torch::TorchError;
@@ -37,6 +44,8 @@ use crate::format::torch::find_directory;
 use crate::format::torch::parse_directory;
 use crate::format::torch::parse_legacy;
 use crate::format::torch::parse_state_dict;
+use crate::tensor::Arithmetic;
+use crate::tensor::Dtype;
 
 /// Bytes of a legacy file that are read at first where it is not mapped; then four times
 /// as many, until its pickles are whole.
@@ -44,8 +53,11 @@ const FRONT_BYTES: u64 = 64 << 10;
 
 /// The tensors of a file of torch.
 struct TorchTensors {
-    /// Each with the place of its first element in the file.
-    views: Vec<(View, u64)>,
+    /// The tensors.
+    views: Vec<View>,
+    sparse: Vec<SparseView>,
+    /// Where each storage begins in the file.
+    begins: Vec<u64>,
     /// What the state dict holds besides.
     left_out: Vec<LeftOut>,
 }
@@ -107,10 +119,14 @@ pub(super) fn open_torch(
             found,
         },
     })?;
-    let views = torch.views.into_iter();
-    let tensors = views.map(|(view, begin)| stored_tensor(view, shard, begin));
+    let place = |view: View| {
+        let begin = torch.begins[view.storage] + view.begin;
+        stored_tensor(view, shard, begin)
+    };
+    let mut tensors: Vec<StoredTensor> = torch.views.into_iter().map(place).collect();
+    push_sparse(torch.sparse, place, &mut tensors);
     Ok(Opened {
-        tensors: tensors.collect(),
+        tensors,
         left_out: torch.left_out,
         bitmask: None,
         shard: Shard {
@@ -119,6 +135,56 @@ pub(super) fn open_torch(
             metadata: BTreeMap::new(),
         },
     })
+}
+
+/// Adds sparse tensors: values, and the masks of those that are averaged.
+fn push_sparse(
+    sparse: Vec<SparseView>,
+    place: impl Fn(View) -> StoredTensor,
+    tensors: &mut Vec<StoredTensor>,
+) {
+    let mut names: BTreeSet<String> = tensors.iter().map(|tensor| tensor.name.clone()).collect();
+    names.extend(sparse.iter().map(|view| view.name.clone()));
+    for view in sparse {
+        let values = place(view.values);
+        let list = match view.places {
+            Places::Coordinates(indices) => List::Coordinates(place(indices)),
+            Places::Rows(rows, columns) => List::Rows(place(rows), place(columns)),
+        };
+        let first = match &list {
+            List::Coordinates(indices) | List::Rows(indices, _) => indices.offset,
+        };
+        let (dtype, offset) = (values.dtype, values.offset);
+        let tensor = |name: String, dtype: Dtype, offset: u64, content, mask_of| StoredTensor {
+            name,
+            dtype,
+            shape: view.shape.clone(),
+            shard: values.shard,
+            offset,
+            bytes: dtype.byte_len(view.shape.numel()).unwrap_or(u64::MAX),
+            content,
+            mask_of,
+        };
+        let shard_values = values.clone();
+        let listed = Listed::new(view.name.clone(), &view.shape, shard_values, list);
+        let listed = Arc::new(listed);
+        let content = Content::Listed(listed.clone());
+        tensors.push(tensor(view.name.clone(), dtype, offset, content, None));
+        if dtype.arithmetic() != Arithmetic::Average {
+            // What is only copied has no mask.
+            continue;
+        }
+        let mut name = format!("{}.indices", view.name);
+        while !names.insert(name.clone()) {
+            name.push('_');
+        }
+        let mask_of = MaskOf {
+            tensor: view.name.clone(),
+            convention: Convention::TorchSparse,
+        };
+        let content = Content::ListedMask(listed);
+        tensors.push(tensor(name, Dtype::Bool, first, content, Some(mask_of)));
+    }
 }
 
 fn stored_tensor(view: View, shard: usize, begin: u64) -> StoredTensor {
@@ -198,20 +264,19 @@ fn place_entries(
     state_dict: StateDict,
 ) -> Result<TorchTensors, Failure> {
     let mut begins: Vec<Option<u64>> = vec![None; state_dict.storages.len()];
-    let views = state_dict.tensors.into_iter().map(|view| {
-        let begin = match begins[view.storage] {
-            Some(begin) => begin,
-            None => {
-                let storage = &state_dict.storages[view.storage];
-                let begin = entry_begin(source, archive.storage(folder, storage)?)?;
-                *begins[view.storage].insert(begin)
-            }
-        };
-        let begin = begin + view.begin;
-        Ok((view, begin))
-    });
+    let parts = state_dict.sparse.iter().flat_map(SparseView::parts);
+    for view in state_dict.tensors.iter().chain(parts) {
+        if begins[view.storage].is_none() {
+            let storage = &state_dict.storages[view.storage];
+            let begin = entry_begin(source, archive.storage(folder, storage)?)?;
+            begins[view.storage] = Some(begin);
+        }
+    }
     Ok(TorchTensors {
-        views: views.collect::<Result<_, Failure>>()?,
+        views: state_dict.tensors,
+        sparse: state_dict.sparse,
+        // Of those that no tensor looks into, nothing is asked.
+        begins: begins.into_iter().map(Option::unwrap_or_default).collect(),
         left_out: state_dict.left_out,
     })
 }
@@ -237,12 +302,10 @@ fn open_legacy(source: &ByteSource, options: &OpenOptions) -> Result<TorchTensor
         let (expected, found) = (end, source.bytes());
         return Err(LegacyError::TrailingBytes { expected, found }.into());
     }
-    let views = legacy.state_dict.tensors.into_iter().map(|view| {
-        let begin = begins[view.storage] + view.begin;
-        (view, begin)
-    });
     Ok(TorchTensors {
-        views: views.collect(),
+        views: legacy.state_dict.tensors,
+        sparse: legacy.state_dict.sparse,
+        begins,
         left_out: legacy.state_dict.left_out,
     })
 }

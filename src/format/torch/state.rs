@@ -111,6 +111,17 @@ pub enum Places {
     Rows(View, View),
 }
 
+impl SparseView {
+    /// The tensors that it is made of.
+    pub fn parts(&self) -> impl Iterator<Item = &View> {
+        let (first, second) = match &self.places {
+            Places::Coordinates(indices) => (indices, None),
+            Places::Rows(rows, columns) => (rows, Some(columns)),
+        };
+        [&self.values, first].into_iter().chain(second)
+    }
+}
+
 impl View {
     /// Whether its elements follow each other without a gap, the last dimension fastest.
     pub fn is_contiguous(&self) -> bool {
