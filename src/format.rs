@@ -7,6 +7,7 @@ pub mod compact;
 pub mod onnx;
 #[cfg(feature = "train")]
 pub mod png;
+pub mod regular;
 pub mod replace;
 pub mod safetensors;
 pub mod shard_index;

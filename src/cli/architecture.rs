@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
-use std::io::Read;
 use std::path::Path;
 use std::path::PathBuf;
 
+use sms_merge::format::regular;
 use sms_merge::graph::Description;
 use sms_merge::graph::DescriptionError;
 use sms_merge::graph::Features;
@@ -131,18 +130,15 @@ pub(crate) fn described(
     input: Option<Features>,
     classes: Option<usize>,
 ) -> Result<Graph, ArchitectureError> {
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes));
-    read.map_err(|source| ArchitectureError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    let text = String::from_utf8(bytes)
-        .ok()
-        .filter(|text| text.len() as u64 <= MOST_BYTES)
-        .ok_or_else(|| ArchitectureError::NotText {
+    let text = regular::read_text(path, MOST_BYTES).map_err(|source| match source.kind() {
+        io::ErrorKind::InvalidData | io::ErrorKind::FileTooLarge => ArchitectureError::NotText {
             path: path.to_owned(),
-        })?;
+        },
+        _ => ArchitectureError::Read {
+            path: path.to_owned(),
+            source,
+        },
+    })?;
     Description::parse(&text, syntax)
         .and_then(|description| description.build(input, classes))
         .map_err(|source| ArchitectureError::Description {

@@ -25,6 +25,8 @@ use sms_merge::cycle::run::Ended;
 use sms_merge::cycle::run::Setting;
 use sms_merge::cycle::scene::Scene;
 use sms_merge::cycle::store::RunDirectory;
+use sms_merge::format::regular;
+use sms_merge::format::regular::TEXT_LIMIT;
 use sms_merge::merge::default_threads;
 use sms_merge::tensor::DeviceKind;
 use sms_merge::train::device::check_built;
@@ -124,15 +126,15 @@ pub(crate) fn run(arguments: &CycleArguments, interrupted: &AtomicBool) -> anyho
 
 /// The recipe that is named, or that of the run that is there, or the demonstration.
 fn recipe_text(arguments: &CycleArguments) -> anyhow::Result<String> {
-    let read = |path: &Path| {
-        let text = fs::read_to_string(path);
-        text.with_context(|| format!("recipe `{}` cannot be read", shown(path)))
-    };
+    let unread = |path: &Path| format!("recipe `{}` cannot be read", shown(path));
     if let Some(path) = &arguments.recipe {
-        return read(path);
+        return regular::read_text(path, TEXT_LIMIT).with_context(|| unread(path));
     }
     match RunDirectory::open(&arguments.run_dir) {
-        Ok(run) if run.recipe_path().is_file() => read(&run.recipe_path()),
+        Ok(run) if fs::symlink_metadata(run.recipe_path()).is_ok() => {
+            let text = run.recipe_text();
+            text.with_context(|| unread(&run.recipe_path()))
+        }
         _ => {
             if !arguments.report.quiet && !arguments.report.json {
                 note("no recipe: this is the demonstration; `sms-merge cycle --help` says more");

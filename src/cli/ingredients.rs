@@ -10,6 +10,8 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use glob::MatchOptions;
+use sms_merge::format::regular;
+use sms_merge::format::regular::TEXT_LIMIT;
 use sms_merge::tensor::Printable;
 use thiserror::Error;
 
@@ -107,7 +109,7 @@ fn exists(path: &OsStr) -> bool {
 }
 
 fn read_list(list: &Path) -> Result<Vec<Vec<u8>>, ChoiceError> {
-    let bytes = fs::read(list).map_err(|source| ChoiceError::List {
+    let bytes = regular::read(list, TEXT_LIMIT).map_err(|source| ChoiceError::List {
         path: list.to_owned(),
         source,
     })?;

@@ -1,12 +1,13 @@
 //! How good each checkpoint is: a file of metrics walks in, one number per
 //! ingredient walks out.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 
 use serde_json::Value;
+use sms_merge::format::regular;
+use sms_merge::format::regular::TEXT_LIMIT;
 use sms_merge::tensor::Printable;
 use thiserror::Error;
 
@@ -120,7 +121,7 @@ impl Metrics {
     /// Reads JSON or JSON lines: an object of checkpoints, or objects that each name
     /// their `checkpoint`.
     pub(crate) fn read(path: &Path) -> Result<Self, MetricsError> {
-        let text = fs::read_to_string(path).map_err(|source| MetricsError::Read {
+        let text = regular::read_text(path, TEXT_LIMIT).map_err(|source| MetricsError::Read {
             path: path.to_owned(),
             source,
         })?;

@@ -14,6 +14,7 @@ use crate::checkpoint::map::SourceError;
 use crate::cycle::recipe::Recipe;
 use crate::cycle::work::ImagesRecord;
 use crate::cycle::work::Measure;
+use crate::format::regular;
 use crate::graph::Description;
 use crate::graph::Graph;
 use crate::graph::Syntax;
@@ -285,7 +286,7 @@ fn syntax(path: &Path) -> Option<Syntax> {
 }
 
 fn describe(path: &Path, syntax: Syntax, dataset: &Dataset) -> Result<Graph, SceneError> {
-    let text = fs::read_to_string(path).map_err(|source| SceneError::Read {
+    let text = regular::read_text(path, regular::TEXT_LIMIT).map_err(|source| SceneError::Read {
         path: path.to_owned(),
         source,
     })?;

@@ -26,8 +26,11 @@
 //! - Artefacts are synced before the receipt that names them, and the directory that names
 //!   the artefacts too: a receipt that survives a power cut finds its artefacts.
 //!
-//! A run directory must be on a file system with hard links. Reads neither the clock nor the
-//! environment, and knows nothing of what the steps do.
+//! A run directory must be on a file system with hard links, or with renames that replace
+//! nothing; [`RunDirectory::probe`] says so before anything is computed. Others may be able
+//! to write to it: whatever is read or written here is a regular file and no link, names
+//! that come from files are held against what they may be, and lengths are bounded. Reads
+//! neither the clock nor the environment, and knows nothing of what the steps do.
 
 mod artefact;
 mod attempt;
@@ -41,7 +44,6 @@ mod sweep;
 use std::fs;
 use std::fs::File;
 use std::io;
-use std::io::Read;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -66,8 +68,11 @@ pub use sweep::Discarded;
 pub use sweep::Removed;
 
 use crate::cycle::store::error::system;
+use crate::format::regular;
+use crate::format::regular::TEXT_LIMIT;
 use crate::format::replace::Durability;
 use crate::format::replace::Existing;
+use crate::format::replace::FileKind;
 use crate::format::replace::StagedFile;
 use crate::format::replace::Target;
 
@@ -109,8 +114,7 @@ impl RunDirectory {
             Err(error) => return Err(system(Action::Inspect, path)(error)),
         }
         for part in PARTS {
-            let part = path.join(part);
-            fs::create_dir_all(&part).map_err(system(Action::Create, &part))?;
+            make_directory(&path.join(part))?;
         }
         Self::open(path)
     }
@@ -180,23 +184,23 @@ impl RunDirectory {
     /// no error.
     pub fn receipt(&self, key: &Key) -> Result<Found, StoreError> {
         let path = self.receipt_path(key);
-        let mut bytes = Vec::new();
-        let read = File::open(&path).and_then(|file| {
-            let mut limited = file.take(receipt::MOST_BYTES + 1);
-            limited.read_to_end(&mut bytes)
-        });
-        match read {
-            Ok(n) if n as u64 > receipt::MOST_BYTES => Ok(Found::Damaged {
-                why: format!("it has more than {} bytes", receipt::MOST_BYTES),
-            }),
-            Ok(_) => Ok(match Receipt::open(&bytes, key) {
+        match regular::read_unlinked(&path, receipt::MOST_BYTES) {
+            Ok(bytes) => Ok(match Receipt::open(&bytes, key) {
                 Ok(receipt) => Found::Whole(receipt),
                 Err(why) => Found::Damaged { why },
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Missing),
-            Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok(Found::Damaged {
-                why: "it is a directory".to_owned(),
-            }),
+            // It is too long, or no regular file.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidInput | io::ErrorKind::FileTooLarge
+                ) =>
+            {
+                Ok(Found::Damaged {
+                    why: error.to_string(),
+                })
+            }
             Err(error) => Err(system(Action::Read, &path)(error)),
         }
     }
@@ -216,7 +220,7 @@ impl RunDirectory {
     /// [`StoreError::Encode`], [`StoreError::Replace`] and [`StoreError::System`].
     pub fn write_job(&self, key: &Key, job: &impl Serialize) -> Result<(), StoreError> {
         let directory = self.job_directory(key);
-        fs::create_dir_all(&directory).map_err(system(Action::Create, &directory))?;
+        make_directory(&directory)?;
         let path = directory.join(JOB);
         let mut bytes = serde_json::to_vec_pretty(job).map_err(|source| StoreError::Encode {
             path: path.clone(),
@@ -232,7 +236,8 @@ impl RunDirectory {
     /// [`StoreError::Job`] and [`StoreError::System`].
     pub fn read_job<T: DeserializeOwned>(directory: &Path) -> Result<T, StoreError> {
         let path = directory.join(JOB);
-        let bytes = fs::read(&path).map_err(system(Action::Read, &path))?;
+        let read = regular::read_unlinked(&path, TEXT_LIMIT);
+        let bytes = read.map_err(system(Action::Read, &path))?;
         serde_json::from_slice(&bytes).map_err(|source| StoreError::Job { path, source })
     }
 
@@ -246,13 +251,15 @@ impl RunDirectory {
 
     /// A file that has these bytes already is left alone.
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-        match fs::read(path) {
+        match regular::read_unlinked(path, TEXT_LIMIT) {
             Ok(found) if found == bytes => return Ok(()),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // A report may be as long as it is.
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {}
             Err(error) => return Err(system(Action::Read, path)(error)),
         }
-        let target = Target::for_file(path, Existing::Replace)?;
+        let target = Target::for_unlinked_file(path, Existing::Replace)?;
         let file = StagedFile::create(&target, bytes.len() as u64, Durability::Synced)?;
         file.write_at(bytes, 0)?;
         Ok(file.publish()?)
@@ -289,6 +296,24 @@ impl RunDirectory {
     /// [`StoreError::System`].
     pub fn begin_attempt(&self, key: &Key) -> Result<Attempt, StoreError> {
         Attempt::begin(self, key)
+    }
+
+    /// The recipe as run.
+    ///
+    /// # Errors
+    /// What the system says, or that it is no regular file of a sensible length.
+    pub fn recipe_text(&self) -> io::Result<String> {
+        regular::read_text_unlinked(&self.recipe_path(), TEXT_LIMIT)
+    }
+
+    /// Where a file at the top goes that replaces one of the same name. Nobody else's link
+    /// leads it out of the directory.
+    ///
+    /// # Errors
+    /// [`StoreError::Replace`] if a link, or anything but a regular file, is there.
+    pub fn top_target(&self, name: &str) -> Result<Target, StoreError> {
+        let path = self.root.join(name);
+        Ok(Target::for_unlinked_file(&path, Existing::Replace)?)
     }
 
     /// Where the recipe is.
@@ -339,6 +364,21 @@ impl RunDirectory {
     /// Where damaged files are moved.
     pub fn damaged(&self) -> PathBuf {
         self.root.join(DAMAGED)
+    }
+}
+
+/// Makes a directory, unless it is there. A link to one is refused: whoever put it there
+/// decides where files go.
+fn make_directory(path: &Path) -> Result<(), StoreError> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(metadata) => {
+            let found = FileKind::from(metadata.file_type());
+            let text = format!("it is {found}, expected {}", FileKind::Directory);
+            let source = io::Error::new(io::ErrorKind::InvalidInput, text);
+            Err(system(Action::Inspect, path)(source))
+        }
+        Err(_) => fs::create_dir_all(path).map_err(system(Action::Create, path)),
     }
 }
 

@@ -1,6 +1,5 @@
 //! Cryptographic digests of whole files.
 
-use std::fs::File;
 use std::io;
 use std::io::Read;
 use std::path::Path;
@@ -8,6 +7,9 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::Serialize;
 use sha2::Digest as _;
+
+use crate::format::regular;
+use crate::format::regular::Links;
 
 /// Cryptographic digest of a whole file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,13 +25,15 @@ pub struct FileDigest {
 /// # Errors
 /// What the system says of opening or reading it.
 pub fn sha256(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
+    let mut file = regular::open(path, Links::Follow)?;
     let mut hasher = sha2::Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            n => hasher.update(&buffer[..n]),
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => hasher.update(&buffer[..n]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(hasher

@@ -27,8 +27,6 @@ use sms_merge::export::onnx::OnnxOptions;
 use sms_merge::export::onnx::Output;
 use sms_merge::export::onnx::Payloads;
 use sms_merge::format::replace::Durability;
-use sms_merge::format::replace::Existing;
-use sms_merge::format::replace::Target;
 
 use crate::cli::export::onnx::model_metadata;
 
@@ -103,7 +101,7 @@ impl Delivery<'_> {
         }
         let path = self.run.path_of(artefact);
         let checkpoint = Checkpoint::open(&path, &OpenOptions::default())?;
-        let target = Target::for_file(&self.run.root().join(SOUP), Existing::Replace)?;
+        let target = self.run.top_target(SOUP)?;
         let nothing = std::collections::BTreeMap::new();
         let metadata = owned(&checkpoint.metadata());
         let durability = Durability::Synced;
@@ -134,7 +132,7 @@ impl Delivery<'_> {
             interrupted: &AtomicBool::new(false),
         };
         let export = OnnxExport::plan(&network.graph, &soup, &options, observer)?;
-        let target = Target::for_file(&self.run.root().join(MODEL), Existing::Replace)?;
+        let target = self.run.top_target(MODEL)?;
         export.write(&target, None, Durability::Synced, observer)?;
         Ok(true)
     }

@@ -73,7 +73,7 @@ pub(super) fn run(arguments: &StatusArguments) -> anyhow::Result<Exit> {
         .flatten();
     let _ = jobs.map(|job| job.path()).any(|job| enter(&job));
     let path = run.recipe_path();
-    let text = std::fs::read_to_string(&path);
+    let text = run.recipe_text();
     let text = text.with_context(|| format!("`{}` cannot be read", shown(&path)))?;
     let recipe = Recipe::parse(&text, &[])?;
     let scene = Scene::new(&recipe)?;

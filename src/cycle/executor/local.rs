@@ -29,6 +29,7 @@ use crate::cycle::executor::Ticket;
 use crate::cycle::executor::devices;
 use crate::cycle::executor::memory;
 use crate::cycle::executor::memory::Claim;
+use crate::format::regular::open_unlinked;
 
 /// Name of a worker's log in its job's directory.
 const LOG: &str = "log.txt";
@@ -162,7 +163,7 @@ impl Local {
 
     fn spawn(&self, start: &Start<'_>, slot: usize) -> Result<Child, ExecutorError> {
         let path = start.directory.join(LOG);
-        let opened = OpenOptions::new().append(true).create(true).open(&path);
+        let opened = open_unlinked(OpenOptions::new().append(true).create(true), &path);
         let logs = opened.and_then(|log| Ok((log.try_clone()?, log)));
         let (output, errors) = logs.map_err(|source| ExecutorError::Log { path, source })?;
         let mut command = Command::new(&self.program);

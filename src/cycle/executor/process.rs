@@ -28,6 +28,8 @@ use rustix::process::kill_process_group;
 use rustix::process::waitid;
 use thiserror::Error;
 
+use crate::format::regular::open_unlinked;
+
 /// Shortest and longest pause between two looks at a command.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
@@ -140,7 +142,7 @@ impl Supervised {
     /// [`ProcessError`].
     pub fn spawn(invocation: &Invocation<'_>) -> Result<Self, ProcessError> {
         let path = invocation.log.to_path_buf();
-        let opened = OpenOptions::new().append(true).create(true).open(&path);
+        let opened = open_unlinked(OpenOptions::new().append(true).create(true), &path);
         let logs = opened.and_then(|log| Ok((log.try_clone()?, log)));
         let (output, errors) = logs.map_err(|source| ProcessError::Log { path, source })?;
         let failed = |source| ProcessError::Spawn {

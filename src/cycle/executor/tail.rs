@@ -1,11 +1,13 @@
 //! The end of a log, however long the log is.
 
-use std::fs::File;
 use std::io;
 use std::io::Read;
 use std::io::Seek;
 use std::io::SeekFrom;
 use std::path::Path;
+
+use crate::format::regular;
+use crate::format::regular::Links;
 
 /// Bytes that are read.
 const MOST_BYTES: u64 = 64 << 10;
@@ -21,7 +23,7 @@ const MOST_CHARACTERS: usize = 400;
 /// # Errors
 /// What the system says of reading it.
 pub fn last_lines(log: &Path, n_lines: usize) -> io::Result<Vec<String>> {
-    let mut file = File::open(log)?;
+    let mut file = regular::open(log, Links::Refuse)?;
     let from = file.metadata()?.len().saturating_sub(MOST_BYTES);
     file.seek(SeekFrom::Start(from))?;
     let mut bytes = Vec::new();

@@ -2,12 +2,17 @@
 
 use std::error::Error;
 use std::fs;
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::Path;
 
 use serde::Deserialize;
 use serde::Serialize;
 
 use super::JobError;
+use crate::format::regular::TEXT_LIMIT;
+use crate::format::regular::open_unlinked;
+use crate::format::regular::read_text_unlinked;
 
 /// Name of the file in a job's directory.
 const NAME: &str = "failure.json";
@@ -43,13 +48,18 @@ impl Failure {
     /// tells of the exit status instead.
     pub(super) fn write(&self, directory: &Path) {
         if let Ok(text) = serde_json::to_string_pretty(self) {
-            let _ = fs::write(directory.join(NAME), text);
+            // What is there is removed, so that nothing is written through it.
+            Self::forget(directory);
+            let mut options = OpenOptions::new();
+            let options = options.write(true).create_new(true);
+            let file = open_unlinked(options, &directory.join(NAME));
+            let _ = file.and_then(|mut file| file.write_all(text.as_bytes()));
         }
     }
 
     /// What the last attempt left, if it left anything.
     pub fn read(directory: &Path) -> Option<Self> {
-        let text = fs::read_to_string(directory.join(NAME)).ok()?;
+        let text = read_text_unlinked(&directory.join(NAME), TEXT_LIMIT).ok()?;
         serde_json::from_str(&text).ok()
     }
 

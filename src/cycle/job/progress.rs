@@ -15,6 +15,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::format::regular;
+use crate::format::regular::Links;
+
 /// Name of the file in an attempt's directory.
 const NAME: &str = "progress.jsonl";
 /// Time between two lines.
@@ -44,7 +47,8 @@ impl<'a> Reporter<'a> {
     /// Of the attempt in `directory`. Where no file can be written, nobody is told.
     pub(super) fn new(directory: &Path, clock: &'a dyn Fn() -> Duration) -> Self {
         let mut options = OpenOptions::new();
-        let file = options.append(true).create(true).open(directory.join(NAME));
+        let options = options.append(true).create(true);
+        let file = regular::open_unlinked(options, &directory.join(NAME));
         Self {
             file: file.ok(),
             clock,
@@ -78,7 +82,7 @@ pub fn last_progress(directory: &Path) -> Option<Progress> {
 }
 
 fn tail(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
+    let mut file = regular::open(path, Links::Refuse)?;
     let bytes = file.metadata()?.len();
     file.seek(SeekFrom::Start(bytes.saturating_sub(TAIL_BYTES)))?;
     let mut tail = Vec::new();

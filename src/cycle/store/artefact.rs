@@ -96,6 +96,9 @@ pub(super) fn maker(name: &str) -> Option<(Key, u32)> {
     let (key, rest) = name.split_once('-')?;
     let (attempt, _) = rest.split_once('.')?;
     let (key, number) = (key.parse().ok()?, attempt.parse().ok()?);
+    if name.contains(['/', '\0']) {
+        return None;
+    }
     // `+1` and `01` are numbers too, but not names that an attempt gives.
     name.starts_with(&prefix(&key, number))
         .then_some((key, number))
@@ -194,6 +197,8 @@ mod tests {
         check("-+1.mask", None);
         check("-x.mask", None);
         check(".mask", None);
+        check("-1.a/../../mask", None);
+        check("-1./etc/passwd", None);
         assert_eq!(maker(".sms-merge-1-2.tmp"), None);
     }
 }

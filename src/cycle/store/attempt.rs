@@ -23,8 +23,10 @@ use crate::cycle::store::error::Action;
 use crate::cycle::store::error::StoreError;
 use crate::cycle::store::error::system;
 use crate::cycle::store::lock;
+use crate::cycle::store::make_directory;
 use crate::cycle::store::names;
 use crate::cycle::store::sync_directory;
+use crate::format::regular::open_unlinked;
 
 /// Names in the directory of an attempt.
 const LOCK: &str = "lock";
@@ -74,7 +76,7 @@ pub struct Published {
 impl Attempt {
     pub(super) fn begin(run: &RunDirectory, key: &Key) -> Result<Self, StoreError> {
         let job = run.job_directory(key);
-        fs::create_dir_all(&job).map_err(system(Action::Create, &job))?;
+        make_directory(&job)?;
         let mut number = last_number(run, key)?.saturating_add(1);
         loop {
             let directory = run.attempt_directory(key, number);
@@ -89,10 +91,10 @@ impl Attempt {
         }
         let directory = run.attempt_directory(key, number);
         let path = directory.join(LOCK);
-        let alive = File::create(&path).map_err(system(Action::Create, &path))?;
+        let alive = File::create_new(&path).map_err(system(Action::Create, &path))?;
         // Waits for nobody but a coordinator that looks whether it is locked. Where locks
         // are not possible nobody else can lock it either, and so nobody removes anything.
-        let _ = alive.lock();
+        let _ = lock::wait_for(&alive);
         let attempt = Self {
             run: run.clone(),
             key: key.clone(),
@@ -324,7 +326,7 @@ fn is_without_links(error: &io::Error) -> bool {
 /// Whether the process that makes an attempt is surely dead.
 pub(super) fn is_dead(run: &RunDirectory, key: &Key, attempt: u32) -> bool {
     let path = run.attempt_directory(key, attempt).join(LOCK);
-    match OpenOptions::new().write(true).open(path) {
+    match open_unlinked(OpenOptions::new().write(true), &path) {
         Ok(file) => lock::is_free(&file),
         // An attempt makes its lock before anything else, so somebody took it away.
         Err(error) => error.kind() == io::ErrorKind::NotFound,

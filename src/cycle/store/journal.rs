@@ -12,6 +12,9 @@ use serde::Serialize;
 use crate::cycle::store::error::Action;
 use crate::cycle::store::error::StoreError;
 use crate::cycle::store::error::system;
+use crate::format::regular;
+use crate::format::regular::Links;
+use crate::format::regular::open_unlinked;
 
 /// A file of JSON objects, one a line, the oldest first.
 #[derive(Clone, Debug)]
@@ -48,10 +51,8 @@ impl Journal {
         })?;
         line.push(b'\n');
         let mut options = OpenOptions::new();
-        let mut file = options
-            .append(true)
-            .create(true)
-            .open(&self.path)
+        let options = options.append(true).create(true);
+        let mut file = open_unlinked(options, &self.path)
             .map_err(system(Action::Create, &self.path))?;
         file.write_all(&line)
             .map_err(system(Action::Write, &self.path))
@@ -59,7 +60,7 @@ impl Journal {
 
     /// Whether the last line has no end.
     fn is_torn(&self) -> io::Result<bool> {
-        let file = match OpenOptions::new().read(true).open(&self.path) {
+        let file = match regular::open(&self.path, Links::Refuse) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(error),

@@ -13,6 +13,9 @@ use std::time::Duration;
 use crate::cycle::store::error::Action;
 use crate::cycle::store::error::StoreError;
 use crate::cycle::store::error::system;
+use crate::format::regular;
+use crate::format::regular::Links;
+use crate::format::regular::open_unlinked;
 
 /// Longest text that is read from a lock.
 const MOST_BYTES: u64 = 4096;
@@ -34,7 +37,7 @@ impl Lock {
     pub(super) fn take(path: &Path, root: &Path, holder: &str) -> Result<Self, StoreError> {
         let file = open(path).map_err(system(Action::Lock, path))?;
         for attempt in 1.. {
-            match file.try_lock() {
+            match try_lock(&file) {
                 Ok(()) => break,
                 Err(TryLockError::Error(source)) => {
                     return Err(system(Action::Lock, path)(source));
@@ -65,12 +68,18 @@ impl Drop for Lock {
 
 /// What the holder of the lock at `path` says of itself; `None` if nobody holds it.
 pub(super) fn holder(path: &Path) -> Result<Option<String>, StoreError> {
-    let file = match File::open(path) {
+    let file = match regular::open(path, Links::Refuse) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(system(Action::Read, path)(error)),
     };
-    match file.try_lock_shared() {
+    let locked = loop {
+        match file.try_lock_shared() {
+            Err(TryLockError::Error(source)) if is_interruption(&source) => {}
+            locked => break locked,
+        }
+    };
+    match locked {
         Ok(()) => {
             free(&file);
             Ok(None)
@@ -85,11 +94,35 @@ pub(super) fn holder(path: &Path) -> Result<Option<String>, StoreError> {
 
 /// Whether nobody holds a lock on the file.
 pub(super) fn is_free(file: &File) -> bool {
-    let is_free = file.try_lock().is_ok();
+    let is_free = try_lock(file).is_ok();
     if is_free {
         free(file);
     }
     is_free
+}
+
+/// Takes the lock if nobody holds it, whatever signals come meanwhile.
+pub(super) fn try_lock(file: &File) -> Result<(), TryLockError> {
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::Error(source)) if is_interruption(&source) => {}
+            result => return result,
+        }
+    }
+}
+
+/// Waits for the lock, whatever signals come meanwhile.
+pub(super) fn wait_for(file: &File) -> io::Result<()> {
+    loop {
+        match file.lock() {
+            Err(source) if is_interruption(&source) => {}
+            result => return result,
+        }
+    }
+}
+
+fn is_interruption(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Interrupted
 }
 
 /// Frees a lock that this process holds. Closing the file is not enough: a process that is
@@ -100,12 +133,9 @@ pub(super) fn free(file: &File) {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    open_unlinked(&mut options, path)
 }
 
 /// The text in a lock.

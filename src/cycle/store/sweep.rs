@@ -20,7 +20,10 @@ use crate::cycle::store::attempt;
 use crate::cycle::store::error::Action;
 use crate::cycle::store::error::StoreError;
 use crate::cycle::store::error::system;
+use crate::cycle::store::lock;
+use crate::cycle::store::make_directory;
 use crate::cycle::store::names;
+use crate::format::regular::open_unlinked;
 
 /// Names of files under construction: see `format::replace`.
 const UNFINISHED_BEGIN: &str = ".sms-merge-";
@@ -83,7 +86,7 @@ impl RunDirectory {
     /// Moves a file to `damaged/`, beside what was moved there under its name before.
     fn put_aside(&self, path: &Path) -> Result<PathBuf, StoreError> {
         let directory = self.damaged();
-        fs::create_dir_all(&directory).map_err(system(Action::Create, &directory))?;
+        make_directory(&directory)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let mut place = directory.join(&*name);
         let mut count = 1;
@@ -182,10 +185,18 @@ fn is_unfinished(name: &str) -> bool {
 
 /// Removes a file under construction, unless its maker lives and so holds its lock.
 fn remove_if_unlocked(path: &Path, removed: &mut Removed) -> Result<(), StoreError> {
-    match OpenOptions::new().write(true).open(path) {
-        Ok(file) if file.try_lock().is_ok() => remove(path, removed),
+    match open_unlinked(OpenOptions::new().write(true), path) {
+        Ok(file) if lock::try_lock(&file).is_ok() => remove(path, removed),
         Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // What is no regular file is none of ours.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::InvalidInput
+            ) =>
+        {
+            Ok(())
+        }
         Err(error) => Err(system(Action::Inspect, path)(error)),
     }
 }

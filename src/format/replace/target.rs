@@ -16,9 +16,11 @@ use rustix::fs::Mode;
 use rustix::fs::Stat;
 use rustix::fs::Uid;
 
+use crate::format::replace::Durability;
 use crate::format::replace::Existing;
 use crate::format::replace::FileKind;
 use crate::format::replace::ReplaceError;
+use crate::format::replace::StagedFile;
 use crate::format::replace::parent::Parent;
 
 /// The most symbolic links to follow, as Linux does: path_resolution(7).
@@ -89,6 +91,31 @@ impl Target {
     /// As for [`Target::for_file`].
     pub fn for_directory(path: &Path, existing: Existing) -> Result<Self, ReplaceError> {
         Self::new(path, existing, FileKind::Directory)
+    }
+
+    /// A place for one file in a directory that others may write to: a link in its place
+    /// is refused, not followed.
+    ///
+    /// # Errors
+    /// As for [`Target::for_file`]; [`ReplaceError::WrongKind`] for a link, too.
+    pub fn for_unlinked_file(path: &Path, existing: Existing) -> Result<Self, ReplaceError> {
+        if fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
+            return Err(ReplaceError::WrongKind {
+                path: path.to_path_buf(),
+                expected: FileKind::File,
+                found: FileKind::Link,
+            });
+        }
+        Self::for_file(path, existing)
+    }
+
+    /// Checks that a file of so many bytes can be made here: one is made, without a name
+    /// where that is possible, and removed. Whoever works for hours asks this first.
+    ///
+    /// # Errors
+    /// [`ReplaceError::NoSpace`], [`ReplaceError::TooLarge`] and [`ReplaceError::Create`].
+    pub fn probe(&self, bytes: u64) -> Result<(), ReplaceError> {
+        StagedFile::create(self, bytes, Durability::Unsynced).map(drop)
     }
 
     /// The path, with the links at its end followed.

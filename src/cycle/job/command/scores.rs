@@ -1,7 +1,5 @@
 //! Numbers that the user's commands print or write.
 
-use std::fs;
-use std::fs::File;
 use std::io;
 use std::io::Read;
 use std::io::Seek;
@@ -14,6 +12,9 @@ use serde_json::Value;
 use crate::cycle::findings::Epoch;
 use crate::cycle::findings::Scores;
 use crate::cycle::job::JobError;
+use crate::format::regular;
+use crate::format::regular::Links;
+use crate::format::regular::TEXT_LIMIT;
 
 /// Bytes at the end of what a command printed in which its last line is looked for.
 const TAIL_BYTES: u64 = 1 << 16;
@@ -32,7 +33,7 @@ pub(super) struct Reported {
 
 /// What a trainer wrote as its metrics; `None` if it wrote none.
 pub(super) fn read(command: &str, path: &Path) -> Result<Option<Reported>, JobError> {
-    let text = match fs::read_to_string(path) {
+    let text = match regular::read_text(path, TEXT_LIMIT) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => {
@@ -68,7 +69,7 @@ pub(super) fn printed(
 }
 
 fn tail(log: &Path, before: u64) -> io::Result<String> {
-    let mut file = File::open(log)?;
+    let mut file = regular::open(log, Links::Refuse)?;
     let bytes = file.metadata()?.len();
     let begin = bytes.saturating_sub(TAIL_BYTES).max(before);
     file.seek(SeekFrom::Start(begin))?;
