@@ -26,6 +26,7 @@ mod inspect;
 mod job;
 #[cfg(feature = "train")]
 mod learning;
+mod limits;
 mod mask;
 mod masks;
 mod merge;
@@ -45,9 +46,12 @@ mod text;
 #[cfg(feature = "train")]
 mod train;
 mod verify;
+mod walk;
 
 use std::ffi::OsString;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -70,8 +74,10 @@ struct Failure<'a> {
     error: &'a ErrorObject,
 }
 
-/// Runs what `argv` asks for. `interrupted` is set by a signal.
-pub(crate) fn run(argv: Vec<OsString>, interrupted: &AtomicBool) -> u8 {
+/// Runs what `argv` asks for, and returns the exit status. `interrupted` is set by a
+/// signal, whose number is then in `signal`.
+pub(crate) fn run(argv: Vec<OsString>, interrupted: &AtomicBool, signal: &AtomicUsize) -> u8 {
+    let signal = || u8::try_from(signal.load(Ordering::Relaxed)).unwrap_or_default();
     let wants_json = argv.iter().any(|word| word == "--json");
     let done = argv::with_command(argv).map_err(anyhow::Error::from);
     let done = done.and_then(|argv| match Arguments::try_parse_from(argv) {
@@ -79,14 +85,14 @@ pub(crate) fn run(argv: Vec<OsString>, interrupted: &AtomicBool) -> u8 {
         Err(error) => refuse(&error, wants_json),
     });
     match done {
-        Ok(exit) => exit.code(),
+        Ok(exit) => exit.code_after(signal()),
         Err(error) => {
             if let Some(mismatch) = exit::mismatch_of(&error)
                 && !wants_json
             {
                 text::note(&masks::mismatch_text(mismatch));
             }
-            let exit = report(&ErrorObject::new(&error), wants_json);
+            let exit = report(&ErrorObject::new(&error, signal()), wants_json);
             let has_policy = !error.is::<AnotherMask>();
             if exit == Exit::Connectivity.code() && has_policy && !wants_json {
                 text::note(masks::policies().trim_end());
@@ -105,6 +111,14 @@ fn of_one_mask(error: anyhow::Error) -> anyhow::Error {
 }
 
 fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit> {
+    // What these start, the user's trainers too, inherits their limits.
+    #[cfg(feature = "train")]
+    let starts_others = matches!(command, Command::Cycle(_) | Command::Job(_));
+    #[cfg(not(feature = "train"))]
+    let starts_others = false;
+    if !starts_others {
+        limits::raise_open_files();
+    }
     match command {
         Command::Merge(arguments) => merge::run(arguments, interrupted),
         Command::Check(arguments) => check::run(arguments, interrupted),

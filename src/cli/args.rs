@@ -60,7 +60,8 @@ Exit status:
     4  the ingredients do not share one connectivity
     5  reading or writing failed, or space ran out
     6  verification failed
-  130  interrupted; a second signal ends the program at once
+  128  and the number of the signal that interrupted it: 129 for SIGHUP, 130 for SIGINT
+       (Ctrl-C), 143 for SIGTERM; a second signal ends the program at once
 ";
 
 const MERGE_EXAMPLES: &str = "\

@@ -51,7 +51,7 @@ struct CheckObject {
 /// Compares the masks of all ingredients.
 pub(crate) fn run(arguments: &CheckArguments, interrupted: &AtomicBool) -> anyhow::Result<Exit> {
     refuse_idle_metric(&arguments.choice, false)?;
-    let paths = expand(&arguments.ingredients.ingredients)?;
+    let paths = expand(&arguments.ingredients.ingredients, interrupted)?;
     let paths = choose(paths, &arguments.choice)?;
     let mut warnings = repeated(&paths);
     let mask = arguments.mask.mask.as_deref();

@@ -22,6 +22,7 @@ use std::time::Instant;
 use rustix::fs::OFlags;
 use rustix::fs::fcntl_getfl;
 use rustix::fs::fcntl_setfl;
+use rustix::io::retry_on_intr;
 use rustix::process::Pid;
 use rustix::process::Signal;
 use rustix::process::WaitId;
@@ -31,6 +32,7 @@ use rustix::process::waitid;
 use thiserror::Error;
 
 use crate::cli::exit::UsageError;
+use crate::cli::limits;
 use crate::cli::text::Clean;
 
 /// Bytes of what a command prints that are kept: the last ones.
@@ -156,6 +158,7 @@ impl CommandLine {
         running.envs(places.iter().map(|place| (place.variable, place.path)));
         running.stdin(Stdio::null()).stdout(Stdio::piped());
         let child = running.process_group(0).spawn().map_err(failed)?;
+        limits::restore_open_files(&child);
         let mut running = Running::new(child).map_err(failed)?;
         let end = running.watch(limit, interrupted);
         // Whatever came of it, nothing of it may stay.
@@ -281,7 +284,8 @@ impl Running {
     /// can get its number.
     fn has_ended(&self) -> io::Result<bool> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        Ok(waitid(WaitId::Pid(self.group), options)?.is_some())
+        let ended = retry_on_intr(|| waitid(WaitId::Pid(self.group), options));
+        Ok(ended?.is_some())
     }
 
     /// Takes what was printed. False if there was nothing.

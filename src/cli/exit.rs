@@ -32,6 +32,7 @@ use crate::cli::architecture::ArchitectureError;
 use crate::cli::command::CommandError;
 use crate::cli::greedy::ScoreError;
 use crate::cli::ingredients::ChoiceError;
+use crate::cli::limits;
 use crate::cli::masks;
 use crate::cli::masks::MismatchObject;
 use crate::cli::metrics::MetricsError;
@@ -39,6 +40,12 @@ use crate::cli::model::ForeignError;
 use crate::cli::text::Clean;
 use crate::cli::text::StdoutError;
 use crate::cli::text::shown;
+
+/// What a shell adds to the number of a signal that ended a program.
+const SIGNALLED: u8 = 128;
+
+/// Number of the signal that Ctrl-C sends.
+const SIGINT: u8 = 2;
 
 /// How a run ended. The numbers are part of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +79,16 @@ impl Exit {
             Self::Connectivity => 4,
             Self::Io => 5,
             Self::Verification => 6,
-            Self::Interrupted => 130,
+            Self::Interrupted => SIGNALLED + SIGINT,
+        }
+    }
+
+    /// The number after a signal, 0 if there was none: what a shell says of a program that
+    /// the signal ended.
+    pub(crate) fn code_after(self, signal: u8) -> u8 {
+        match self {
+            Self::Interrupted if signal > 0 => SIGNALLED.saturating_add(signal),
+            _ => self.code(),
         }
     }
 
@@ -120,15 +136,15 @@ pub(crate) struct ErrorObject {
 }
 
 impl ErrorObject {
-    /// Everything that is known about `error`.
-    pub(crate) fn new(error: &anyhow::Error) -> Self {
+    /// Everything that is known about `error`, after a signal, 0 if there was none.
+    pub(crate) fn new(error: &anyhow::Error, signal: u8) -> Self {
         let exit = exit_of(error);
         let mut messages = error.chain().map(ToString::to_string);
         Self {
             kind: exit.kind(),
             message: messages.next().unwrap_or_default(),
             causes: messages.collect(),
-            exit: exit.code(),
+            exit: exit.code_after(signal),
             next: next_of(error),
             mismatch: mismatch_of(error).map(MismatchObject::new),
         }
@@ -222,6 +238,7 @@ fn of_choice(error: &ChoiceError) -> Exit {
         ChoiceError::Listing { .. }
         | ChoiceError::List { .. }
         | ChoiceError::Metrics(MetricsError::Read { .. }) => Exit::Io,
+        ChoiceError::Interrupted { .. } => Exit::Interrupted,
         _ => Exit::Usage,
     }
 }
@@ -346,6 +363,9 @@ fn next_of(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
         if let Some(error) = cause.downcast_ref::<UsageError>() {
             return error.next.clone();
+        }
+        if let Some(error) = cause.downcast_ref::<io::Error>() {
+            return limits::remedy(error);
         }
         if let Some(error) = cause.downcast_ref::<IngredientsError>() {
             return after_ingredients(error);

@@ -8,8 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
-use glob::MatchOptions;
 use sms_merge::format::regular;
 use sms_merge::format::regular::TEXT_LIMIT;
 use sms_merge::tensor::Printable;
@@ -21,6 +21,8 @@ use crate::cli::metrics::Metrics;
 use crate::cli::metrics::MetricsError;
 use crate::cli::natural::natural_cmp;
 use crate::cli::text::shown;
+use crate::cli::walk;
+use crate::cli::walk::WalkError;
 
 /// Why it is not clear which checkpoints are meant.
 #[derive(Debug, Error)]
@@ -40,12 +42,20 @@ pub(crate) enum ChoiceError {
         source: glob::PatternError,
     },
     /// A directory on the way of a pattern cannot be listed.
-    #[error("the matches of `{}` cannot be listed", Printable(pattern))]
+    #[error("the matches of `{}` cannot be listed: `{}`", Printable(pattern), path.display())]
     Listing {
         /// The pattern.
         pattern: String,
+        /// The directory.
+        path: PathBuf,
         /// What the system said.
-        source: glob::GlobError,
+        source: io::Error,
+    },
+    /// The user asked to stop while matches were looked for.
+    #[error("interrupted while the matches of `{}` were listed", Printable(pattern))]
+    Interrupted {
+        /// The pattern.
+        pattern: String,
     },
     /// A list of checkpoints cannot be read.
     #[error("list `{}` cannot be read", path.display())]
@@ -81,7 +91,10 @@ pub(crate) enum ChoiceError {
 /// What exists is a path whatever its characters. Else `@list` stands for its lines
 /// and a pattern for its matches. What is none of these is passed on as a path, so
 /// that opening it says that it does not exist.
-pub(crate) fn expand(arguments: &[impl AsRef<OsStr>]) -> Result<Vec<PathBuf>, ChoiceError> {
+pub(crate) fn expand(
+    arguments: &[impl AsRef<OsStr>],
+    interrupted: &AtomicBool,
+) -> Result<Vec<PathBuf>, ChoiceError> {
     let mut paths = Vec::new();
     for argument in arguments {
         let argument = argument.as_ref();
@@ -90,7 +103,7 @@ pub(crate) fn expand(arguments: &[impl AsRef<OsStr>]) -> Result<Vec<PathBuf>, Ch
                 let list = Path::new(OsStr::from_bytes(list));
                 let n_before = paths.len();
                 for line in read_list(list)? {
-                    expand_pattern(OsStr::from_bytes(&line), &mut paths)?;
+                    expand_pattern(OsStr::from_bytes(&line), interrupted, &mut paths)?;
                 }
                 if paths.len() == n_before {
                     return Err(ChoiceError::EmptyList {
@@ -98,7 +111,7 @@ pub(crate) fn expand(arguments: &[impl AsRef<OsStr>]) -> Result<Vec<PathBuf>, Ch
                     });
                 }
             }
-            _ => expand_pattern(argument, &mut paths)?,
+            _ => expand_pattern(argument, interrupted, &mut paths)?,
         }
     }
     Ok(paths)
@@ -118,7 +131,11 @@ fn read_list(list: &Path) -> Result<Vec<Vec<u8>>, ChoiceError> {
     Ok(meant.map(<[u8]>::to_vec).collect())
 }
 
-fn expand_pattern(argument: &OsStr, paths: &mut Vec<PathBuf>) -> Result<(), ChoiceError> {
+fn expand_pattern(
+    argument: &OsStr,
+    interrupted: &AtomicBool,
+    paths: &mut Vec<PathBuf>,
+) -> Result<(), ChoiceError> {
     let pattern = match argument.to_str() {
         Some(text) if text.contains(['*', '?', '[']) && !exists(argument) => text,
         _ => {
@@ -126,24 +143,18 @@ fn expand_pattern(argument: &OsStr, paths: &mut Vec<PathBuf>) -> Result<(), Choi
             return Ok(());
         }
     };
-    // Hidden names are sorted out below: glob 0.3.3 with `require_literal_leading_dot`
-    // never finds them, and panics in a directory with a name that is no UTF-8.
-    let options = MatchOptions {
-        case_sensitive: true,
-        require_literal_separator: true,
-        require_literal_leading_dot: false,
-    };
-    let matches = glob::glob_with(pattern, options).map_err(|source| ChoiceError::Pattern {
-        pattern: pattern.to_owned(),
-        source,
+    let mut found = walk::matches(pattern, interrupted).map_err(|error| {
+        let pattern = pattern.to_owned();
+        match error {
+            WalkError::Pattern(source) => ChoiceError::Pattern { pattern, source },
+            WalkError::List { path, source } => ChoiceError::Listing {
+                pattern,
+                path,
+                source,
+            },
+            WalkError::Interrupted => ChoiceError::Interrupted { pattern },
+        }
     })?;
-    let mut found = matches
-        .collect::<Result<Vec<PathBuf>, _>>()
-        .map_err(|source| ChoiceError::Listing {
-            pattern: pattern.to_owned(),
-            source,
-        })?;
-    found.retain(|path| !is_hidden(path, pattern));
     if found.is_empty() {
         return Err(ChoiceError::NoMatch {
             pattern: pattern.to_owned(),
@@ -153,22 +164,6 @@ fn expand_pattern(argument: &OsStr, paths: &mut Vec<PathBuf>) -> Result<(), Choi
     found.sort_by(|a, b| natural_cmp(&bytes(a), &bytes(b)));
     paths.append(&mut found);
     Ok(())
-}
-
-/// Whether a match has a name that begins with a dot where the pattern does not say
-/// so, which a shell does not match either.
-fn is_hidden(path: &Path, pattern: &str) -> bool {
-    let is_dotted = |name: &OsStr| name.as_bytes().starts_with(b".");
-    let parts: Vec<&OsStr> = Path::new(pattern).iter().collect();
-    let names: Vec<&OsStr> = path.iter().collect();
-    // `**` stands for any number of names, so a name is compared with the part that
-    // is as far from the start, and with the part that is as far from the end.
-    let said = |position: usize| {
-        let from_end = parts.len().checked_sub(names.len() - position);
-        let parts = [Some(position), from_end].map(|at| parts.get(at?));
-        parts.into_iter().flatten().any(|part| is_dotted(part))
-    };
-    (0..names.len()).any(|position| is_dotted(names[position]) && !said(position))
 }
 
 /// Refuses the name of a metric where nothing is ranked by it.
@@ -307,7 +302,7 @@ mod tests {
             let argument = format!("{at_sign}{}", at(name).display());
             let expected: Vec<PathBuf> = expected.iter().map(|name| at(name)).collect();
             assert_eq!(
-                expand(&[argument.as_str()]).unwrap(),
+                expand(&[argument.as_str()], &AtomicBool::new(false)).unwrap(),
                 expected,
                 "{argument}"
             );
@@ -322,26 +317,10 @@ mod tests {
     }
 
     #[test]
-    fn hidden_names_must_be_asked_for() {
-        let check = |path: &str, pattern, expected| {
-            assert_eq!(
-                is_hidden(Path::new(path), pattern),
-                expected,
-                "{path} {pattern}"
-            );
-        };
-        check(".a.st", "*.st", true);
-        check(".a.st", ".*.st", false);
-        check("./a.st", "./*.st", false);
-        check("../a/b.st", "../**/*.st", false);
-        check("/.run/a/b/c.st", "/.run/**/*.st", false);
-        check("/run/.a/b/c.st", "/run/**/*.st", true);
-    }
-
-    #[test]
     fn names_need_not_be_text() {
         let name = std::ffi::OsString::from_vec(b"a\xff*.st".to_vec());
-        assert_eq!(expand(&[&name]).unwrap(), [PathBuf::from(&name)]);
+        let found = expand(&[&name], &AtomicBool::new(false)).unwrap();
+        assert_eq!(found, [PathBuf::from(&name)]);
     }
 
     #[test]
@@ -349,7 +328,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name).display().to_string();
         fs::write(at("empty.txt"), "# nothing\n").unwrap();
-        let refuse = |argument: String| expand(&[argument]).unwrap_err();
+        let refuse = |argument: String| expand(&[argument], &AtomicBool::new(false)).unwrap_err();
         assert!(matches!(refuse(at("*.st")), ChoiceError::NoMatch { .. }));
         assert!(matches!(refuse(at("a[.st")), ChoiceError::Pattern { .. }));
         let list = refuse(format!("@{}", at("none.txt")));

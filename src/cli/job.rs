@@ -30,7 +30,7 @@ pub(crate) fn run(arguments: &JobArguments, interrupted: &AtomicBool) -> anyhow:
         JobCommand::Run(arguments) => run_one(arguments, interrupted),
         JobCommand::Exec(arguments) => {
             let error = exec_words(arguments.parent, &arguments.words);
-            text::note(&ErrorObject::new(&error.into()).lines().join("\n"));
+            text::note(&ErrorObject::new(&error.into(), 0).lines().join("\n"));
             std::process::exit(NOT_FOUND);
         }
         JobCommand::Guard => Err(guard(std::io::stdin().lock()).into()),

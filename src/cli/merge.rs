@@ -65,7 +65,7 @@ pub(crate) fn run(arguments: &MergeArguments, interrupted: &AtomicBool) -> anyho
     let started = Instant::now();
     greedy::check(arguments)?;
     refuse_idle_metric(&arguments.choice, greedy::is_asked_for(arguments))?;
-    let paths = expand(&arguments.ingredients.ingredients)?;
+    let paths = expand(&arguments.ingredients.ingredients, interrupted)?;
     let paths = choose(paths, &arguments.choice)?;
     let mut warnings = repeated(&paths);
     if paths.len() < 2 {

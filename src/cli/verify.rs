@@ -52,7 +52,7 @@ struct DifferenceObject {
 /// Checks the soup.
 pub(crate) fn run(arguments: &VerifyArguments, interrupted: &AtomicBool) -> anyhow::Result<Exit> {
     let options = open_options(&arguments.reading);
-    let paths = expand(&arguments.ingredients)?;
+    let paths = expand(&arguments.ingredients, interrupted)?;
     let soup = Checkpoint::open(&arguments.soup, &options)?;
     let certificate = Certificate::of(&soup)?;
     let checkpoints = open_all(&paths, &options, threads(&arguments.reading))?;

@@ -3,7 +3,6 @@
 
 mod error;
 
-use std::fs;
 use std::path;
 use std::path::Path;
 use std::path::PathBuf;

@@ -39,7 +39,7 @@ JSON output:
     test              loss and accuracy of the outcome on the test images
     elapsed_secs, images_per_sec
   A run that fails prints an error object, as `sms-merge merge` does; one that is
-  interrupted too, with kind `interrupted` and exit status 130.
+  interrupted too, with kind `interrupted` and exit status 128 + signal.
 
 Metrics file:
   One object per line, with `schema` 1 and `kind`:

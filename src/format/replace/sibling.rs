@@ -16,6 +16,7 @@ use rustix::fs::FlockOperation;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use rustix::io::retry_on_intr;
 
 use crate::format::replace::FileKind;
 use crate::format::replace::parent::Parent;
@@ -105,7 +106,7 @@ impl Sibling {
         link: impl Fn(&OsStr) -> rustix::io::Result<()>,
     ) -> rustix::io::Result<Self> {
         // Without locks nobody can lock it either, so nobody removes it.
-        let _ = rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive);
+        let _ = lock(file);
         let (_, name) = unused(output, Content::Unfinished, link)?;
         Ok(Self::new(parent, name))
     }
@@ -169,7 +170,7 @@ fn remove_if_unowned(parent: &Parent, name: &OsStr) {
     };
     // Whoever is at work holds the lock. After it is taken the name must still
     // be that of the locked file, not of one published or renamed meanwhile.
-    if rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).is_ok()
+    if lock(&fd).is_ok()
         && is_named(parent, name, &fd) == Ok(true)
     {
         let _ = remove(parent, name);
@@ -215,7 +216,7 @@ fn claim(
         let sibling = Sibling::new(parent, name.to_os_string());
         // Another run that sweeps may get the lock first, and then removes the
         // name: try the next one.
-        let locked = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive);
+        let locked = lock(&fd);
         if locked == Err(Errno::WOULDBLOCK) || !is_named(parent, name, &fd)? {
             sibling.disarm();
             return Err(Errno::EXIST);
@@ -223,6 +224,12 @@ fn claim(
         Ok((fd, sibling))
     })?;
     Ok((fd, sibling))
+}
+
+/// Locks a file unless another process has; a signal that comes meanwhile changes nothing.
+fn lock(file: impl AsFd) -> rustix::io::Result<()> {
+    let file = file.as_fd();
+    retry_on_intr(|| rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive))
 }
 
 /// Whether `name` is the name of the open file.
