@@ -14,6 +14,7 @@ mod onnx;
 mod open;
 mod output;
 mod rewrite;
+mod seal;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -28,6 +29,7 @@ use crate::checkpoint::map::Access;
 use crate::checkpoint::map::ByteSource;
 use crate::checkpoint::map::FileIdentity;
 use crate::checkpoint::map::SourceError;
+use crate::checkpoint::seal::ShardSeal;
 use crate::format::safetensors::DEFAULT_HEADER_LIMIT;
 use crate::format::torch::LeftOut;
 use crate::tensor::Dtype;
@@ -63,6 +65,10 @@ pub use output::refuse_other_name;
 pub(crate) use output::write_replaced;
 pub use rewrite::RewriteError;
 pub use rewrite::rewrite;
+pub(crate) use seal::SEAL_BYTES;
+pub use seal::SEAL_KEY;
+pub use seal::Seal;
+pub(crate) use seal::metadata_seal;
 
 /// Name that readers look for when given a directory of shards.
 pub const INDEX_NAME: &str = "model.safetensors.index.json";
@@ -100,6 +106,7 @@ pub struct Shard {
     source: ByteSource,
     format: FileFormat,
     metadata: BTreeMap<String, String>,
+    seal: ShardSeal,
 }
 
 /// What a file is written in.

@@ -14,6 +14,7 @@ mod distance;
 mod draft;
 mod execute;
 mod file_digest;
+mod frame;
 mod greedy;
 mod job;
 mod ledger;

@@ -1,6 +1,7 @@
 //! Vocabulary: values without a home. Touches no file and no thread.
 
 pub mod bits;
+mod decimals;
 mod device;
 mod digest;
 mod dtype;
@@ -9,6 +10,7 @@ mod printable;
 mod random;
 mod shape;
 
+pub use decimals::{decimals, right_aligned};
 pub use device::{DeviceKind, DeviceName, DeviceNameError};
 pub use digest::{Digest, DigestList, Digester, TILE_ELEMENTS, tile_elements};
 pub use dtype::{Arithmetic, Dtype};

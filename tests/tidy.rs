@@ -100,6 +100,9 @@ const MOST_LINES: usize = 400;
 /// Tables, which may be longer.
 const TABLES: &[&str] = &["cli/args.rs"];
 
+/// The file whose format strings may take a width from a variable.
+const WIDTHS_DOOR: &str = "tensor/decimals.rs";
+
 /// A source file, by its path below `src/`.
 struct Source<'a> {
     path: &'a str,
@@ -145,6 +148,16 @@ impl Source<'_> {
             faults.push(format!(
                 "{MOST_LINES}: has {before_tests} lines before its tests"
             ));
+        }
+        let lines = self.text.lines().enumerate().take(before_tests);
+        for (idx, _) in lines.filter(|(_, line)| has_width_from_data(line)) {
+            let is_fault = self.path != WIDTHS_DOOR && !self.is_test();
+            if is_fault {
+                faults.push(format!(
+                    "{}: a width that a format string takes from a variable",
+                    idx + 1
+                ));
+            }
         }
         for (number, line) in self.code() {
             // Tests inside a file may print and read the environment.
@@ -214,6 +227,21 @@ impl Source<'_> {
         !LIBRARY.contains(&named) && named != "cli"
             || known.is_some_and(|(_, may)| may.contains(&named))
     }
+}
+
+/// Whether a format string in a line takes a width or precision from a variable, of which
+/// more than 65,535 panics: `{text:<width$}`, `{:.1$}`, `{:.*}`.
+fn has_width_from_data(line: &str) -> bool {
+    let is_comment = line.trim_start().starts_with("//");
+    let mut places = line
+        .split('{')
+        .skip(1)
+        .filter_map(|rest| rest.split_once('}'));
+    !is_comment
+        && places.any(|(place, _)| {
+            let spec = place.split_once(':').map_or("", |(_, spec)| spec);
+            spec.contains('$') || spec.contains(".*")
+        })
 }
 
 /// The rooms that follow `crate::` or `sms_merge::` in a line.
@@ -391,6 +419,15 @@ fn what_the_scan_rejects() {
     };
     let import = "use crate::merge::Merged;";
     check("kernel/cpu.rs", import, "`kernel` may not name `merge`");
+    for code in [
+        r#"fn f() { format!("{text:<width$}"); }"#,
+        r#"fn f() { format!("{}{:>1$}", a, b); }"#,
+        r#"fn f() { format!("{:.*}", a, b); }"#,
+        r#"fn f() { format!("{value:.digits$}"); }"#,
+    ] {
+        let expected = "a width that a format string takes from a variable";
+        check("merge/draft.rs", code, expected);
+    }
     check(
         "tensor.rs",
         "fn f(x: crate::format::X) {}",
@@ -470,6 +507,11 @@ fn what_the_scan_accepts() {
         assert_eq!(source.faults(), Vec::<String>::new(), "{path} {code}");
     };
     check("merge/plan.rs", "use crate::kernel::Weights;");
+    check(
+        "merge/plan.rs",
+        r#"fn f() { format!("{a:>8} ${b} {c:.2}"); }"#,
+    );
+    check("tensor/decimals.rs", r#"fn f() { format!("{a:.b$}"); }"#);
     check(
         "checkpoint/map/source.rs",
         "use crate::format::replace::FileKind;",

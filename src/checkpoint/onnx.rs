@@ -20,6 +20,8 @@ use crate::checkpoint::StoredTensor;
 use crate::checkpoint::directory::has_suffix;
 use crate::checkpoint::map::ByteSource;
 use crate::checkpoint::map::SourceError;
+use crate::checkpoint::seal::SEAL_KEY;
+use crate::checkpoint::seal::ShardSeal;
 use crate::format::compact::CompactKind;
 use crate::format::onnx::note::NOTE_KEY;
 use crate::format::onnx::read::Elements;
@@ -64,6 +66,8 @@ pub(super) struct Graph {
     model: Model,
     /// Bytes without payloads that may be looked at.
     limit: u64,
+    /// The seal that it bears.
+    seal: Option<String>,
 }
 
 impl Checkpoint {
@@ -80,10 +84,12 @@ impl Checkpoint {
         let mut model = parsed.map_err(|error| bad_model(path, error))?;
         // It is about how tensors are stored, which nobody above sees.
         model.metadata.remove(NOTE_KEY);
+        let seal = model.metadata.remove(SEAL_KEY);
         let mut shards = vec![Shard {
             source,
             format: FileFormat::Onnx,
             metadata: std::mem::take(&mut model.metadata),
+            seal: ShardSeal::Absent,
         }];
         let directory = path.parent().unwrap_or(Path::new(""));
         for location in &model.locations {
@@ -96,6 +102,7 @@ impl Checkpoint {
                 source: source?,
                 format: FileFormat::Onnx,
                 metadata: Default::default(),
+                seal: ShardSeal::Absent,
             });
         }
         let mut tensors = Vec::with_capacity(model.initializers.len());
@@ -113,13 +120,18 @@ impl Checkpoint {
             let source = OnnxError::TensorTwice { tensor };
             return Err(bad_model(path, ReadError::Onnx(source)));
         }
-        checkpoint.graph = Some(Box::new(Graph { model, limit }));
+        checkpoint.graph = Some(Box::new(Graph { model, limit, seal }));
         Ok(checkpoint)
     }
 
     /// The model, if this is one.
     pub fn model(&self) -> Option<&Model> {
         self.graph.as_deref().map(|graph| &graph.model)
+    }
+
+    /// The seal that the model bears, if it is one and does.
+    pub(super) fn model_seal(&self) -> Option<&str> {
+        self.graph.as_ref()?.seal.as_deref()
     }
 
     /// Where the graphs of two models first differ; `None` if they compute the same, or
@@ -140,7 +152,7 @@ impl Checkpoint {
     }
 
     /// The file of a model, or one beside it.
-    fn model_file(&self, location: Option<usize>) -> &ByteSource {
+    pub(super) fn model_file(&self, location: Option<usize>) -> &ByteSource {
         &self.shards[location.map_or(0, |location| location + 1)].source
     }
 

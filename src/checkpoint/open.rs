@@ -22,6 +22,7 @@ use crate::checkpoint::map::ByteSource;
 use crate::checkpoint::map::SourceError;
 use crate::checkpoint::onnx::is_model;
 use crate::checkpoint::open::torch::open_torch;
+use crate::checkpoint::seal::ShardSeal;
 use crate::format::compact::BITMASK_KEY;
 use crate::format::safetensors;
 use crate::format::safetensors::Header;
@@ -174,6 +175,7 @@ fn open_shard(
     source.check_fault()?;
     let mut header: Header = parsed.map_err(bad_header)?;
     source.release(0, data_begin);
+    let seal = ShardSeal::take(&mut header.metadata);
     let bitmask = header.metadata.remove(BITMASK_KEY);
     let metadata = header.metadata;
     Ok(Opened {
@@ -181,6 +183,7 @@ fn open_shard(
             source,
             format: FileFormat::Safetensors,
             metadata,
+            seal,
         },
         tensors: stored_tensors(header.tensors, shard, data_begin),
         left_out: Vec::new(),

@@ -6,11 +6,15 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::checkpoint::CERTIFICATE_KEY;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::FileFormat;
+use crate::checkpoint::SEAL_KEY;
+use crate::checkpoint::Seal;
 use crate::checkpoint::StoredTensor;
 use crate::checkpoint::map::ByteSource;
 use crate::checkpoint::map::SourceError;
+use crate::checkpoint::metadata_seal;
 use crate::format::compact::BITMASK_KEY;
 use crate::format::replace::Durability;
 use crate::format::replace::ReplaceError;
@@ -101,6 +105,11 @@ pub fn rewrite(
     let mut metadata = metadata.clone();
     if let Some(record) = checkpoint.bitmask_record() {
         metadata.insert(BITMASK_KEY.to_owned(), record.to_json());
+    }
+    // What does not hold is not made to hold.
+    if metadata.contains_key(CERTIFICATE_KEY) && checkpoint.seal()? == Seal::Holds {
+        let seal = metadata_seal(&metadata).to_string();
+        metadata.insert(SEAL_KEY.to_owned(), seal);
     }
     let mut tensors: Vec<&StoredTensor> = checkpoint.stored_tensors().iter().collect();
     tensors.sort_by_key(|tensor| (tensor.shard, tensor.offset));

@@ -38,6 +38,7 @@ struct VerifyObject {
     mode: &'static str,
     n_tensors: usize,
     n_recalibrated: usize,
+    not_covered: Vec<String>,
     differences: Vec<DifferenceObject>,
 }
 
@@ -79,6 +80,8 @@ pub(crate) fn run(arguments: &VerifyArguments, interrupted: &AtomicBool) -> anyh
         None,
     )?;
     let n_ingredients = checkpoints.len();
+    let not_covered = not_covered(&soup, &certificate, n_ingredients);
+    let is_sealed = certificate.is_sealed();
     let mut retained_zeros = 0;
     let differences = if checkpoints.is_empty() {
         self_check(soup, &certificate, &workers, observer).map(|found| {
@@ -101,6 +104,7 @@ pub(crate) fn run(arguments: &VerifyArguments, interrupted: &AtomicBool) -> anyh
             },
             n_tensors,
             n_recalibrated,
+            not_covered,
             differences: differences.iter().map(DifferenceObject::new).collect(),
         };
         text::print(&text::json(&object)?)?;
@@ -121,10 +125,14 @@ pub(crate) fn run(arguments: &VerifyArguments, interrupted: &AtomicBool) -> anyh
                 "`{soup}` is as it was written: {n_tensors}, nothing off the mask is non-zero\n"
             ),
             (true, n) => format!(
-                "`{soup}` is proved: every bit of {proved} is what {} give\n",
+                "`{soup}`{} every bit of {proved} is what {} give\n",
+                if is_sealed { " is proved:" } else { ":" },
                 plural(n as u64, "ingredient")
             ),
         });
+        if verified && !not_covered.is_empty() {
+            report.push_str(&format!("not covered: {}\n", not_covered.join(", ")));
+        }
         if verified && n_ingredients > 0 && n_recalibrated > 0 {
             report.push_str(&format!(
                 "{} of batch norm were estimated again since, and are as they were then\n",
@@ -148,6 +156,26 @@ pub(crate) fn run(arguments: &VerifyArguments, interrupted: &AtomicBool) -> anyh
     })
 }
 
+/// What no digest of the certificate covers and no ingredient tells.
+fn not_covered(soup: &Checkpoint, certificate: &Certificate, n_ingredients: usize) -> Vec<String> {
+    let mut found = Vec::new();
+    if !certificate.is_sealed() {
+        let what = match (n_ingredients, soup.model()) {
+            (0, None) => "metadata and the certificate's own text",
+            (0, Some(_)) => "graph, metadata and the certificate's own text",
+            _ => "the certificate's own text",
+        };
+        found.push(format!("{what} (an older version wrote this soup)"));
+    }
+    let beside = soup.companions();
+    let names = beside.iter().take(MOST_SHOWN);
+    found.extend(names.map(|name| format!("`{}`", Printable(name))));
+    if let Some(more) = beside.len().checked_sub(MOST_SHOWN + 1) {
+        found.push(format!("{} more files", more + 1));
+    }
+    found
+}
+
 impl DifferenceObject {
     fn new(difference: &Difference) -> Self {
         let (kind, tensor) = match difference {
@@ -160,6 +188,9 @@ impl DifferenceObject {
             Difference::Ingredient { .. } => ("ingredient", None),
             Difference::IngredientCount { .. } => ("ingredient-count", None),
             Difference::MaskFile => ("mask-file", None),
+            Difference::Seal { .. } => ("seal", None),
+            Difference::Metadata { .. } => ("metadata", None),
+            Difference::Graph { .. } => ("graph", None),
             Difference::Certificate { .. } => ("certificate", None),
         };
         Self {
@@ -221,6 +252,18 @@ fn sentence(difference: &Difference) -> String {
             "the certificate's record of `{}` is not what the ingredients give",
             Printable(tensor)
         ),
+        Difference::Seal { file } => format!(
+            "`{}` does not fit its seal: its certificate, other metadata or graph is not what was \
+             written",
+            shown(file)
+        ),
+        Difference::Metadata { key } => format!(
+            "the metadata `{}` is not what the ingredients give",
+            Printable(key)
+        ),
+        Difference::Graph { place } => {
+            format!("the graph is not that of the first ingredient: it differs in {place}")
+        }
         Difference::Certificate { what } => {
             format!("{what} in the certificate does not fit the rest of it")
         }

@@ -3,6 +3,7 @@
 //!
 //! Source: <https://github.com/onnx/onnx/blob/v1.23.0/onnx/onnx.proto>.
 
+pub mod frame;
 pub mod note;
 pub mod read;
 pub mod splice;

@@ -226,6 +226,16 @@ pub enum ReplaceError {
         /// What the system said.
         source: io::Error,
     },
+    /// What was written cannot be read again.
+    #[error("`{}` cannot be read again at byte {offset}", path.display())]
+    ReadBack {
+        /// The output.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Bytes were to be written past the reserved length.
     #[error("{len} bytes at {offset} pass the {bytes} bytes reserved for `{}`", path.display())]
     Beyond {
@@ -323,6 +333,7 @@ impl ReplaceError {
             | Self::Parent { .. }
             | Self::Create { .. }
             | Self::Write { .. }
+            | Self::ReadBack { .. }
             | Self::Beyond { .. }
             | Self::Copy { .. }
             | Self::CopyLength { .. }

@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::checkpoint::CERTIFICATE_KEY;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::MaskLayout;
+use crate::checkpoint::Seal;
 use crate::connectivity::MismatchPolicy;
 use crate::connectivity::NamePatterns;
 use crate::kernel::Normalization;
@@ -20,8 +21,12 @@ use crate::merge::selection::Selection;
 use crate::tensor::Digest;
 use crate::tensor::Dtype;
 
-/// Version of the certificate's fields and of the definition of its digests.
-const FORMAT_VERSION: u32 = 1;
+/// Version of the certificate's fields and of the definition of its digests. Soups of
+/// version 1 have no seal.
+const FORMAT_VERSION: u32 = 2;
+
+/// Versions that can be read.
+const READ_VERSIONS: std::ops::RangeInclusive<u32> = 1..=FORMAT_VERSION;
 
 /// Longest lineage in bytes of JSON that is copied from an ingredient; of a longer
 /// one only the digest is kept.
@@ -198,7 +203,7 @@ impl Certificate {
                 source,
             };
             let certificate: Self = serde_json::from_str(text).map_err(malformed)?;
-            if certificate.format_version != FORMAT_VERSION {
+            if !READ_VERSIONS.contains(&certificate.format_version) {
                 return Err(CertificateError::Version {
                     path: path(),
                     found: certificate.format_version,
@@ -210,6 +215,21 @@ impl Certificate {
             }
         }
         whole.ok_or_else(|| CertificateError::Missing { path: path() })
+    }
+
+    /// Whether the files that have it are sealed: whether graph, metadata and the
+    /// certificate itself are covered by a digest too.
+    pub fn is_sealed(&self) -> bool {
+        self.format_version > 1
+    }
+
+    /// Whether a seal is what a soup with this certificate has.
+    pub(super) fn is_fitted_by(&self, seal: &Seal) -> bool {
+        match seal {
+            Seal::Holds => true,
+            Seal::Absent => !self.is_sealed(),
+            Seal::Broken { .. } => false,
+        }
     }
 
     pub(super) fn new(

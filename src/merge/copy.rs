@@ -105,7 +105,10 @@ pub fn copy(
         };
     }
     let was_certified = certificate.is_some();
-    let certificate = certificate.filter(|certificate| holds(certificate, source, &plan, &scanned));
+    let seal = checkpoint.seal()?;
+    let certificate = certificate.filter(|certificate| {
+        certificate.is_fitted_by(&seal) && holds(certificate, source, &plan, &scanned)
+    });
     let is_certified = certificate.is_some();
     let claim = certificate.map_or(Claim::Nothing, |held| Claim::Copy(Box::new(held)));
     let plan = plan.placed(source, &options)?;

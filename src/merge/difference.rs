@@ -1,5 +1,8 @@
 //! What a verification finds.
 
+use std::path::PathBuf;
+
+use crate::format::onnx::read::GraphDifference;
 use crate::tensor::Digest;
 use crate::tensor::Shape;
 
@@ -61,6 +64,22 @@ pub enum Difference {
     Record {
         /// The tensor.
         tensor: String,
+    },
+    /// What a file says beside the elements of its tensors is not what was written: the
+    /// certificate, other metadata, the graph of a model, the index of shards.
+    Seal {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Metadata is not what the ingredients give.
+    Metadata {
+        /// Its key.
+        key: String,
+    },
+    /// The graph of a model is not that of its first ingredient.
+    Graph {
+        /// Where they first differ.
+        place: GraphDifference,
     },
     /// The certificate contradicts itself.
     Certificate {

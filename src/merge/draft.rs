@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 
 use crate::checkpoint::CERTIFICATE_KEY;
 use crate::checkpoint::Ingredients;
+use crate::checkpoint::SEAL_KEY;
 use crate::checkpoint::checkpoint_digest;
+use crate::checkpoint::metadata_seal;
 use crate::connectivity::Connectivity;
 use crate::connectivity::Expectation;
 use crate::format::compact::BITMASK_KEY;
@@ -126,14 +128,24 @@ impl<'a> Draft<'a> {
 
     /// Bytes that a model's metadata takes at most.
     pub(super) fn reserve_metadata(&self) -> u64 {
-        metadata(CERTIFICATE_KEY, &" ".repeat(self.reserve_certificate())).len() as u64
+        model_metadata(" ".repeat(self.reserve_certificate())).len() as u64
     }
 
     /// A model's metadata, padded to the reserved length: white space may follow JSON.
     pub(super) fn metadata(&self, certificate: &Certificate) -> Vec<u8> {
-        let text = certificate.to_json(|_| true);
-        let padded = format!("{text:<width$}", width = self.reserve_certificate());
-        metadata(CERTIFICATE_KEY, &padded)
+        let mut text = certificate.to_json(|_| true);
+        let padding = self.reserve_certificate().saturating_sub(text.len());
+        text.extend(std::iter::repeat_n(' ', padding));
+        model_metadata(text)
+    }
+
+    /// Whether the files get a seal: not a copy of a soup that has none.
+    fn is_sealed(&self) -> bool {
+        match &self.claim {
+            Claim::Soup(_) => true,
+            Claim::Copy(of) => of.is_sealed(),
+            Claim::Nothing => false,
+        }
     }
 
     /// Bytes of the longest certificate, as JSON.
@@ -195,6 +207,10 @@ impl<'a> Draft<'a> {
         }
         if let Some(text) = self.plan.bitmask_record(shard, self.ingredients) {
             metadata.insert(BITMASK_KEY.to_owned(), text);
+        }
+        if self.is_sealed() {
+            let seal = metadata_seal(&metadata).to_string();
+            metadata.insert(SEAL_KEY.to_owned(), seal);
         }
         metadata
     }
@@ -288,6 +304,13 @@ impl<'a> Draft<'a> {
             self.plan.averages_statistics(self.ingredients),
         )
     }
+}
+
+/// The certificate and, last, room for the seal, as fields of a model.
+fn model_metadata(certificate: String) -> Vec<u8> {
+    let mut fields = metadata(CERTIFICATE_KEY, &certificate);
+    fields.extend(metadata(SEAL_KEY, &open_digest().to_string()));
+    fields
 }
 
 /// Stands for a digest that is not known yet; all digests have one length.

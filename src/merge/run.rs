@@ -283,7 +283,9 @@ pub(super) fn require_content(plan: &MergePlan, outcome: &Outcome) -> Result<(),
 }
 
 /// Metadata in which all ingredients agree, and the keys in which they do not.
-fn carried_metadata(ingredients: &Ingredients) -> (BTreeMap<String, String>, Vec<String>) {
+pub(super) fn carried_metadata(
+    ingredients: &Ingredients,
+) -> (BTreeMap<String, String>, Vec<String>) {
     let all: Vec<BTreeMap<&str, &str>> = ingredients
         .checkpoints()
         .iter()

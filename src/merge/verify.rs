@@ -14,6 +14,8 @@ use crate::kernel::Weights;
 use crate::merge::MergeError;
 use crate::merge::certificate::Certificate;
 use crate::merge::difference::Difference;
+use crate::merge::frame::frame_differences;
+use crate::merge::frame::seal_difference;
 use crate::merge::job::Job;
 use crate::merge::options::MergeOptions;
 use crate::merge::options::Workers;
@@ -114,6 +116,7 @@ pub fn recompute(
     if !differences.is_empty() {
         return Ok(differences);
     }
+    differences.extend(frame_differences(soup, certificate, &ingredients)?);
     let recalibrated = &certificate.recalibrated;
     if !recalibrated.iter().all(|name| is_statistic(name)) {
         return unfit("the list of statistics that were estimated again");
@@ -316,7 +319,7 @@ pub fn self_check(
     let outcome = Job::new(&ingredients, &plan, &options, Sink::None).run(observer)?;
     let soup = &ingredients.checkpoints()[0];
     soup.check_unchanged()?;
-    let mut differences = Vec::new();
+    let mut differences = Vec::from_iter(seal_difference(soup, certificate)?);
     if !certificate.soup.is_selection_sound() {
         differences.push(Difference::Certificate { what: SELECTION });
     }

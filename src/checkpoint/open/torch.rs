@@ -24,6 +24,7 @@ use crate::checkpoint::map::Access;
 use crate::checkpoint::map::ByteSource;
 use crate::checkpoint::map::SourceError;
 use crate::checkpoint::open::Opened;
+use crate::checkpoint::seal::ShardSeal;
 use crate::format::sniff::Foreign;
 use crate::format::torch::Archive;
 use crate::format::torch::ArchiveError;
@@ -133,6 +134,7 @@ pub(super) fn open_torch(
             source,
             format: FileFormat::Torch,
             metadata: BTreeMap::new(),
+            seal: ShardSeal::Absent,
         },
     })
 }

@@ -11,24 +11,33 @@ use std::path::PathBuf;
 
 use crate::checkpoint::CERTIFICATE_KEY;
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::ContentError;
 use crate::checkpoint::Destination;
 use crate::checkpoint::Ingredients;
 use crate::checkpoint::OutputError;
 use crate::checkpoint::RECALIBRATION_KEY;
+use crate::checkpoint::SEAL_BYTES;
+use crate::checkpoint::SEAL_KEY;
 use crate::checkpoint::StoredTensor;
 use crate::checkpoint::directory::has_suffix;
+use crate::checkpoint::map::SourceError;
 use crate::checkpoint::output::StagedOutput;
 use crate::checkpoint::output::StagedShard;
 use crate::checkpoint::output::refuse_input;
-use crate::format::onnx::read::Elements;
+use crate::format::onnx::frame::frame_digest;
+use crate::format::onnx::frame::values_of;
 use crate::format::onnx::read::Model;
+use crate::format::onnx::read::ReadAt;
+use crate::format::onnx::read::ReadError;
 use crate::format::onnx::read::Values;
+use crate::format::onnx::read::parse;
 use crate::format::onnx::splice::Piece;
 use crate::format::onnx::splice::Room;
 use crate::format::onnx::splice::Splice;
 use crate::format::onnx::splice::splice;
 use crate::format::replace::Durability;
 use crate::format::replace::Existing;
+use crate::format::replace::ReplaceError;
 use crate::format::replace::StagedFile;
 use crate::format::replace::Target;
 use crate::format::safetensors::Layout;
@@ -46,16 +55,6 @@ pub(super) struct ModelOutput {
     splice: Splice,
     /// The file beside it, if it has one.
     data: Option<Target>,
-}
-
-/// The tensor message that holds an initialiser's elements, or the retained ones.
-pub(in crate::checkpoint) fn values_of(elements: &Elements) -> &Values {
-    match elements {
-        Elements::Dense(values)
-        | Elements::Sparse { values, .. }
-        | Elements::Bitmask { values, .. }
-        | Elements::Gaps { values, .. } => values,
-    }
 }
 
 /// Whether an output of this name is a model.
@@ -85,7 +84,7 @@ pub(in crate::checkpoint) fn make_room(
         .map(|(_, initializer)| values_of(&initializer.elements))
         .collect();
     let source = template.shards()[0].source();
-    let dropped = [CERTIFICATE_KEY, RECALIBRATION_KEY];
+    let dropped = [CERTIFICATE_KEY, RECALIBRATION_KEY, SEAL_KEY];
     let spliced = splice(source, model, &replaced, &dropped, &location);
     let splice = template.model_error(spliced)?;
     let data = (splice.data_bytes > 0).then(|| Target::for_file(&data_path, existing));
@@ -265,10 +264,40 @@ pub(super) struct StagedModel<'a> {
     tensors: Vec<PlacedTensor<'a>>,
 }
 
+impl ReadAt for StagedFile {
+    type Error = ReplaceError;
+
+    fn len(&self) -> u64 {
+        self.bytes()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), ReplaceError> {
+        self.read_into(offset, buffer)
+    }
+}
+
 impl StagedModel<'_> {
-    /// Adds metadata at the end.
+    /// Adds metadata at the end, of which the last is the seal, and seals the model.
+    ///
+    /// What is sealed is what a reader finds in the file, so both go by one definition.
+    /// Elements may be written later: they are no part of it.
     pub(super) fn write_metadata(&self, bytes: &[u8]) -> Result<(), OutputError> {
-        Ok(self.file.write_at(bytes, self.model_bytes)?)
+        self.file.write_at(bytes, self.model_bytes)?;
+        let parsed = parse(self.file, u64::MAX);
+        let model = parsed.map_err(|error| match error {
+            ReadError::Source(error) => OutputError::Replace(error),
+            ReadError::Onnx(source) => OutputError::Template(SourceError::Content {
+                path: self.template.path().to_owned(),
+                source: ContentError::Onnx(source),
+            }),
+        })?;
+        let file = |location: Option<usize>| match (location, self.data) {
+            (Some(_), Some(data)) => data,
+            _ => self.file,
+        };
+        let seal = frame_digest(&model, file, (SEAL_KEY, SEAL_BYTES))?.to_string();
+        let end = self.model_bytes + bytes.len() as u64;
+        Ok(self.file.write_at(seal.as_bytes(), end - SEAL_BYTES)?)
     }
 
     /// Writes elements, which may be of several tensors, from an offset in the data

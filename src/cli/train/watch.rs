@@ -9,6 +9,7 @@ use serde::Serialize;
 use sms_merge::format::replace::Durability;
 use sms_merge::format::replace::Target;
 use sms_merge::graph::Graph;
+use sms_merge::tensor::right_aligned;
 use sms_merge::train::Loss;
 use sms_merge::train::WeightsError;
 use sms_merge::train::engine::Masks;
@@ -209,8 +210,8 @@ impl Watcher<'_> {
         self.last = Some(*report);
         let width = self.epochs.to_string().len();
         let mut line = format!(
-            "epoch {:>width$} of {}: loss {:.4}, accuracy {}",
-            report.epoch,
+            "epoch {} of {}: loss {:.4}, accuracy {}",
+            right_aligned(&report.epoch.to_string(), width),
             self.epochs,
             report.train.mean(),
             percent(report.train.accuracy()),

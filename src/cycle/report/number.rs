@@ -4,6 +4,7 @@ use crate::cycle::findings::Findings;
 use crate::cycle::findings::Model;
 use crate::cycle::report::contender::mean;
 use crate::cycle::report::spread::Spread;
+use crate::tensor::decimals;
 
 /// What accuracies are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +130,7 @@ pub(super) fn fixed(value: f64, digits: usize) -> String {
     if !value.is_finite() {
         return missing();
     }
-    format!("{value:.digits$}").replace('-', "−")
+    decimals(value, digits).replace('-', "−")
 }
 
 /// A number that may be missing.

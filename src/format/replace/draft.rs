@@ -160,6 +160,21 @@ impl Draft {
         Ok(())
     }
 
+    /// Length.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Fills `buffer` with what has been written from `offset`.
+    pub(super) fn read_into(&self, offset: u64, buffer: &mut [u8]) -> Result<(), ReplaceError> {
+        let read = self.file.read_exact_at(buffer, offset);
+        read.map_err(|source| ReplaceError::ReadBack {
+            path: self.path.clone(),
+            offset,
+            source,
+        })
+    }
+
     fn write_some(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         match self.file.write_at(bytes, offset) {
             // The bytes are mapped from a file that has been truncated. Touched

@@ -67,6 +67,19 @@ impl StagedFile {
         self.draft.write_at(bytes, offset)
     }
 
+    /// Length.
+    pub fn bytes(&self) -> u64 {
+        self.draft.bytes()
+    }
+
+    /// Fills `buffer` with what has been written from `offset`.
+    ///
+    /// # Errors
+    /// [`ReplaceError::ReadBack`].
+    pub fn read_into(&self, offset: u64, buffer: &mut [u8]) -> Result<(), ReplaceError> {
+        self.draft.read_into(offset, buffer)
+    }
+
     /// Puts the file in its place. Bytes never written are zeros.
     ///
     /// # Errors

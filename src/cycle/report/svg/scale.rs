@@ -1,5 +1,7 @@
 //! Where a value lies on an axis, and which round values are named there.
 
+use crate::tensor::decimals;
+
 /// A linear map from values to coordinates.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scale {
@@ -83,7 +85,7 @@ impl Scale {
 
 /// `value` with a true minus sign, and no sign at 0.
 fn tick(value: f64, digits: usize) -> String {
-    let text = format!("{value:.digits$}");
+    let text = decimals(value, digits);
     let is_zero = text.bytes().all(|byte| matches!(byte, b'0' | b'-' | b'.'));
     if is_zero {
         return text.trim_start_matches('-').to_owned();
