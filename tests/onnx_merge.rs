@@ -695,3 +695,66 @@ fn is_read_back(dtype: &str) {
         }
     }
 }
+
+/// A field of a protobuf message that holds bytes.
+fn field(number: u8, content: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![number << 3 | 2];
+    let mut len = content.len();
+    while len >= 0x80 {
+        bytes.push(len as u8 | 0x80);
+        len >>= 7;
+    }
+    bytes.push(len as u8);
+    bytes.extend_from_slice(content);
+    bytes
+}
+
+/// A model that adds so many initialisers of four elements to its input, one by one.
+fn sums(n_layers: usize, value: f32) -> Vec<u8> {
+    let text = |number: u8, text: &str| field(number, text.as_bytes());
+    let mut graph = Vec::new();
+    for layer in 0..n_layers {
+        let (input, output) = (format!("x{layer}"), format!("x{}", layer + 1));
+        let name = format!("model.layers.{layer}.bias");
+        let node = [
+            text(1, &input),
+            text(1, &name),
+            text(2, &output),
+            text(4, "Add"),
+        ];
+        graph.extend(field(1, &node.concat()));
+    }
+    graph.extend(text(2, "sums"));
+    for layer in 0..n_layers {
+        let elements = (value + layer as f32).to_le_bytes().repeat(4);
+        let tensor = [
+            vec![0x08, 4, 0x10, 1],
+            text(8, &format!("model.layers.{layer}.bias")),
+            field(9, &elements),
+        ];
+        graph.extend(field(5, &tensor.concat()));
+    }
+    for (number, name) in [(11, "x0".to_owned()), (12, format!("x{n_layers}"))] {
+        // A tensor of floats with one dimension of 4.
+        let shape = field(2, &field(1, &[0x08, 4]));
+        let kind = field(1, &[vec![0x08, 1], shape].concat());
+        graph.extend(field(number, &[text(1, &name), field(2, &kind)].concat()));
+    }
+    [vec![0x08, 8], field(7, &graph), field(8, &[0x10, 17])].concat()
+}
+
+#[test]
+fn a_certificate_of_any_length_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::write(at("a.onnx"), sums(900, 1.0)).unwrap();
+    fs::write(at("b.onnx"), sums(900, 2.0)).unwrap();
+    let words = [at("a.onnx"), at("b.onnx"), "-o".into(), at("soup.onnx")];
+    succeed(&words);
+    let checkpoint = Checkpoint::open(&at("soup.onnx"), &OpenOptions::default()).unwrap();
+    let certificate = checkpoint.metadata()["sms_merge"].len();
+    assert!(certificate > usize::from(u16::MAX), "{certificate}");
+    let proof = ["verify".into(), at("soup.onnx"), at("a.onnx"), at("b.onnx")];
+    succeed(&proof[..2]);
+    succeed(&proof);
+}

@@ -240,7 +240,8 @@ fn has_width_from_data(line: &str) -> bool {
     !is_comment
         && places.any(|(place, _)| {
             let spec = place.split_once(':').map_or("", |(_, spec)| spec);
-            spec.contains('$') || spec.contains(".*")
+            // Not the body of a macro.
+            !spec.contains([' ', ':', '(']) && (spec.contains('$') || spec.contains(".*"))
         })
 }
 

@@ -1,10 +1,11 @@
 //! What a soup says about itself: how it came about, and the digests that prove it.
 
+mod error;
+
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde::Serialize;
-use thiserror::Error;
 
 use crate::checkpoint::CERTIFICATE_KEY;
 use crate::checkpoint::Checkpoint;
@@ -20,6 +21,8 @@ use crate::merge::options::Method;
 use crate::merge::selection::Selection;
 use crate::tensor::Digest;
 use crate::tensor::Dtype;
+
+pub use error::CertificateError;
 
 /// Version of the certificate's fields and of the definition of its digests. Soups of
 /// version 1 have no seal.
@@ -146,44 +149,6 @@ pub struct MaskRecord {
     pub retained: u64,
     /// Retained elements whose value is zero: a mask read from zeros lacks them.
     pub retained_zeros: u64,
-}
-
-/// A certificate that cannot be read.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum CertificateError {
-    /// There is none.
-    #[error(
-        "`{path}` has no certificate: it was not written by sms-merge, or its metadata was dropped"
-    )]
-    Missing {
-        /// The checkpoint.
-        path: String,
-    },
-    /// It is malformed.
-    #[error("the certificate of `{path}` cannot be read")]
-    Malformed {
-        /// The checkpoint.
-        path: String,
-        /// What is wrong.
-        source: serde_json::Error,
-    },
-    /// It was written by a later version of this program.
-    #[error(
-        "the certificate of `{path}` has version {found}, and this program knows {FORMAT_VERSION}"
-    )]
-    Version {
-        /// The checkpoint.
-        path: String,
-        /// Its version.
-        found: u32,
-    },
-    /// It is of tensors that were renamed as the checkpoint was opened.
-    #[error("the certificate of `{path}` names the tensors as they are in the file")]
-    Renamed {
-        /// The checkpoint.
-        path: String,
-    },
 }
 
 impl Certificate {

@@ -96,6 +96,21 @@ pub enum SourceError {
         /// Identity now.
         found: FileIdentity,
     },
+    /// The file was written to since it was opened, and its time of modification put back.
+    #[error(
+        "`{}` changed while it was read: its status was of {} and is of {}, though its size and time \
+         of modification are as before; let it be, and run this again",
+        path.display(), Timestamp(*expected), Timestamp(*found)
+    )]
+    PutBack {
+        /// The file.
+        path: PathBuf,
+        /// Time of the last change of status when it was opened: seconds since 1970 and
+        /// nanoseconds.
+        expected: (i64, i64),
+        /// That time now.
+        found: (i64, i64),
+    },
     /// What the file holds makes no tensor.
     #[error("`{}` cannot be made sense of", path.display())]
     Content {

@@ -26,8 +26,9 @@ pub enum Access {
 
 /// Which file this is, and in which state.
 ///
-/// The time of the last status change is left out on purpose: it moves when
-/// the path is replaced by a newer file, which the open descriptor survives.
+/// The time of the last status change is no part of it: it moves when the path
+/// is replaced by a newer file, which the open descriptor survives. What else it
+/// tells, [`ByteSource::check_unchanged`] asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileIdentity {
     /// Device that holds the file.
@@ -51,6 +52,26 @@ impl FileIdentity {
     }
 }
 
+/// What moves when a file is written to and its time of modification put back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Status {
+    /// Time of the last change of status, which no call can set.
+    changed: (i64, i64),
+    /// What moves it, too, and is no change of the bytes: number of names,
+    /// permissions and owner.
+    others: (u64, u32, u32, u32),
+}
+
+impl Status {
+    fn new(metadata: &Metadata) -> Self {
+        let links = metadata.nlink();
+        Self {
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            others: (links, metadata.mode(), metadata.uid(), metadata.gid()),
+        }
+    }
+}
+
 /// The bytes of one regular file, opened for reading.
 ///
 /// Holds one descriptor for as long as it lives, so a path that is replaced
@@ -60,6 +81,7 @@ pub struct ByteSource {
     path: PathBuf,
     file: File,
     identity: FileIdentity,
+    status: Status,
     mapping: Option<Mapping>,
 }
 
@@ -102,6 +124,7 @@ impl ByteSource {
             path: path.to_path_buf(),
             file,
             identity,
+            status: Status::new(&metadata),
             mapping,
         })
     }
@@ -243,16 +266,21 @@ impl ByteSource {
     }
 
     /// Agrees that the file was neither written to nor resized since it was
-    /// opened, as far as its length and time of modification tell.
+    /// opened, as far as its length and times tell.
     ///
     /// It is the open file that is asked, not the path: a path that now names
-    /// a newer file is fine, because the bytes read are the old one's.
+    /// a newer file is fine, because the bytes read are the old one's. So is a
+    /// new name, owner or permission, all of which move the time of the last
+    /// change of status; where nothing else has moved it, bytes were written and
+    /// the time of modification was put back.
     ///
     /// # Errors
-    /// [`SourceError::Changed`], and what [`ByteSource::check_fault`] says.
+    /// [`SourceError::Changed`], [`SourceError::PutBack`], and what
+    /// [`ByteSource::check_fault`] says.
     pub fn check_unchanged(&self) -> Result<(), SourceError> {
         self.check_fault()?;
-        let found = self.identity_now()?;
+        let metadata = self.metadata_now()?;
+        let found = FileIdentity::new(&metadata);
         if found != self.identity {
             return Err(SourceError::Changed {
                 path: self.path.clone(),
@@ -260,7 +288,25 @@ impl ByteSource {
                 found,
             });
         }
+        let status = Status::new(&metadata);
+        let is_explained = status.others != self.status.others || self.is_elsewhere();
+        if status.changed != self.status.changed && !is_explained {
+            return Err(SourceError::PutBack {
+                path: self.path.clone(),
+                expected: self.status.changed,
+                found: status.changed,
+            });
+        }
         Ok(())
+    }
+
+    /// Whether the path names another file now, or none: the open one was renamed or
+    /// replaced.
+    fn is_elsewhere(&self) -> bool {
+        std::fs::metadata(&self.path).map_or(true, |metadata| {
+            let own = (self.identity.device, self.identity.inode);
+            (metadata.dev(), metadata.ino()) != own
+        })
     }
 
     /// Drops the resident pages of a range that will not be read again soon,
@@ -280,13 +326,14 @@ impl ByteSource {
     }
 
     fn identity_now(&self) -> Result<FileIdentity, SourceError> {
-        match self.file.metadata() {
-            Ok(metadata) => Ok(FileIdentity::new(&metadata)),
-            Err(source) => Err(SourceError::Read {
-                path: self.path.clone(),
-                source,
-            }),
-        }
+        Ok(FileIdentity::new(&self.metadata_now()?))
+    }
+
+    fn metadata_now(&self) -> Result<Metadata, SourceError> {
+        self.file.metadata().map_err(|source| SourceError::Read {
+            path: self.path.clone(),
+            source,
+        })
     }
 }
 
@@ -651,6 +698,27 @@ mod tests {
             file.set_modified(std::time::UNIX_EPOCH).unwrap();
             file.write_all_at(&pattern(1), 0).unwrap();
             file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_time_of_modification_that_is_put_back_hides_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        fs::write(&path, pattern(100)).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        for access in BOTH {
+            let source = ByteSource::open(&path, access).unwrap();
+            let modified = file.metadata().unwrap().modified().unwrap();
+            // Clocks of file systems tick every few milliseconds.
+            thread::sleep(std::time::Duration::from_millis(30));
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            source.check_unchanged().unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+            file.write_all_at(b"!", 0).unwrap();
+            file.set_modified(modified).unwrap();
+            let error = source.check_unchanged().unwrap_err();
+            assert!(matches!(error, SourceError::PutBack { .. }), "{error:?}");
         }
     }
 }
