@@ -36,6 +36,7 @@ mod directory;
 mod draft;
 mod file;
 mod kind;
+mod nested;
 mod parent;
 mod sibling;
 mod swap;

@@ -25,11 +25,14 @@ use crate::format::replace::draft::Draft;
 use crate::format::replace::draft::Request;
 use crate::format::replace::draft::Staging;
 use crate::format::replace::draft::space_or;
+use crate::format::replace::nested::Folders;
+use crate::format::replace::nested::is_plain_path;
+use crate::format::replace::nested::parts;
+use crate::format::replace::parent::Parent;
 use crate::format::replace::sibling::Sibling;
 use crate::format::replace::sibling::sweep;
 use crate::format::replace::swap::Swap;
 use crate::format::replace::target::Predecessor;
-use crate::format::replace::target::is_plain;
 use crate::format::replace::target::kind;
 
 /// Bytes copied at a time.
@@ -67,11 +70,13 @@ impl StagedEntry<'_> {
 }
 
 impl StagedDirectory {
-    /// A directory that will hold exactly the files `names`.
+    /// A directory that will hold exactly the files `names`; those with slashes in them
+    /// lie in folders of it.
     ///
     /// They are asked for at once, because they decide whether an existing
     /// directory may be replaced: it must hold nothing but files with these
-    /// names, `*.safetensors` and `*.safetensors.index.json`.
+    /// names, `*.safetensors` and their indices. One that may not be replaced must be
+    /// empty, and still be so when the new one takes its place.
     ///
     /// # Errors
     /// [`ReplaceError::EntryName`] if a name is no plain file name,
@@ -93,10 +98,7 @@ impl StagedDirectory {
         staging: Staging,
     ) -> Result<Self, ReplaceError> {
         let names: BTreeSet<String> = names.into_iter().map(str::to_owned).collect();
-        if let Some(name) = names
-            .iter()
-            .find(|name| !is_plain(OsStr::new(name.as_str())))
-        {
+        if let Some(name) = names.iter().find(|name| !is_plain_path(name)) {
             return Err(ReplaceError::EntryName { name: name.clone() });
         }
         let directory = Self {
@@ -138,7 +140,7 @@ impl StagedDirectory {
             output: self.target.name.clone(),
             path: path().join(name),
             bytes,
-            predecessor: self.predecessor_of(OsStr::new(name)),
+            predecessor: self.predecessor_of(name),
             staging: self.staging,
         })?);
         drafts.insert(name.to_owned(), Arc::clone(&draft));
@@ -178,7 +180,24 @@ impl StagedDirectory {
             .map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         require_file(&metadata)?;
-        let expected = metadata.len();
+        self.copy_open(name, &mut file, (from, metadata.len()))
+    }
+
+    /// Copies an open file of a known length to the directory; `from` is its path in
+    /// messages.
+    ///
+    /// # Errors
+    /// As for [`copy_in`](Self::copy_in).
+    pub fn copy_open(
+        &self,
+        name: &str,
+        file: &mut File,
+        (from, expected): (&Path, u64),
+    ) -> Result<(), ReplaceError> {
+        let failed = |source| ReplaceError::Copy {
+            path: from.to_path_buf(),
+            source,
+        };
         let entry = self.file(name, expected)?;
         let mut buffer = vec![0; COPY_BYTES];
         let mut found = 0;
@@ -247,25 +266,16 @@ impl StagedDirectory {
         let target = &self.target;
         let (directory, sibling) = Sibling::create_directory(&target.parent, &target.name, mode)
             .map_err(|source| self.unpublished(source))?;
+        let mut folders = Folders::new(&directory, mode);
         for (name, draft) in &drafts {
-            draft.place(&directory, OsStr::new(name))?;
-        }
-        if let Some(predecessor) = target.predecessor {
-            predecessor
-                .bequeath(&directory.fd)
+            let (folder, name) = parts(name);
+            let folder = folders
+                .of(folder)
                 .map_err(|source| self.unpublished(source))?;
+            draft.place(folder, OsStr::new(name))?;
         }
-        if synced {
-            match rustix::fs::fsync(&directory.fd) {
-                Ok(()) | Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => {}
-                Err(source) => {
-                    let path = target.path().to_path_buf();
-                    return Err(ReplaceError::Sync {
-                        path,
-                        source: source.into(),
-                    });
-                }
-            }
+        for folder in folders.deepest_first() {
+            self.finish_folder(folder, synced)?;
         }
         let old = match target.predecessor {
             None => self.place(&sibling).map(|()| None)?,
@@ -274,11 +284,35 @@ impl StagedDirectory {
         self.settle(&directory, old)
     }
 
+    /// Settles the permissions of the new directory or of a folder of it, and brings its
+    /// names to the device if asked to.
+    fn finish_folder(&self, folder: &Parent, synced: bool) -> Result<(), ReplaceError> {
+        if let Some(predecessor) = self.target.predecessor {
+            predecessor
+                .bequeath(&folder.fd)
+                .map_err(|source| self.unpublished(source))?;
+        }
+        if !synced {
+            return Ok(());
+        }
+        match rustix::fs::fsync(&folder.fd) {
+            Ok(()) | Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(source) => Err(ReplaceError::Sync {
+                path: self.target.path().to_path_buf(),
+                source: source.into(),
+            }),
+        }
+    }
+
     /// The file of the old directory whose permissions the new one keeps.
-    fn predecessor_of(&self, name: &OsStr) -> Option<Predecessor> {
+    fn predecessor_of(&self, name: &str) -> Option<Predecessor> {
         self.target.predecessor?;
-        let old = self.target.parent.child(&self.target.name).ok()?;
-        let stat = old.stat(name).ok()??;
+        let mut folder = self.target.parent.child(&self.target.name).ok()?;
+        let (folders, name) = parts(name);
+        for part in folders.split('/').filter(|part| !part.is_empty()) {
+            folder = folder.child(OsStr::new(part)).ok()?;
+        }
+        let stat = folder.stat(OsStr::new(name)).ok()??;
         (kind(&stat) == FileKind::File).then(|| Predecessor::new(&stat))
     }
 

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use rustix::io::retry_on_intr;
 
 use crate::format::replace::FileKind;
+use crate::format::replace::nested::MOST_DEPTH;
 use crate::format::replace::parent::Parent;
 use crate::format::replace::target::kind;
 use crate::tensor::Digest;
@@ -239,18 +240,26 @@ fn is_named(parent: &Parent, name: &OsStr, fd: &OwnedFd) -> rustix::io::Result<b
     Ok(named.is_some_and(|named| (named.st_dev, named.st_ino) == (open.st_dev, open.st_ino)))
 }
 
-/// Removes a file, or a directory of files.
+/// Removes a file, or a directory with its folders.
 fn remove(parent: &Parent, name: &OsStr) -> rustix::io::Result<()> {
+    remove_within(parent, name, MOST_DEPTH)
+}
+
+/// Removes what no more than so many folders lie within one another in.
+fn remove_within(parent: &Parent, name: &OsStr, depth: usize) -> rustix::io::Result<()> {
     match rustix::fs::unlinkat(&parent.fd, name, AtFlags::empty()) {
         Err(Errno::ISDIR) => {}
         result => return result,
+    }
+    if depth == 0 {
+        return Err(Errno::LOOP);
     }
     let directory = parent.child(name)?;
     // A replaced directory may have been made read-only after the new one
     // inherited its permissions; failing shows in `unlinkat`.
     let _ = rustix::fs::fchmod(&directory.fd, Mode::RWXU);
     for entry in directory.names()? {
-        rustix::fs::unlinkat(&directory.fd, &entry, AtFlags::empty())?;
+        remove_within(&directory, &entry, depth - 1)?;
     }
     rustix::fs::unlinkat(&parent.fd, name, AtFlags::REMOVEDIR)
 }

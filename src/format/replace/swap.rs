@@ -12,6 +12,7 @@ use crate::format::replace::FileKind;
 use crate::format::replace::ReplaceError;
 use crate::format::replace::StagedDirectory;
 use crate::format::replace::Target;
+use crate::format::replace::nested::MOST_DEPTH;
 use crate::format::replace::parent::Parent;
 use crate::format::replace::sibling::Sibling;
 use crate::format::replace::sibling::move_aside;
@@ -159,23 +160,68 @@ impl StagedDirectory {
             Err(Errno::NOENT) => return Ok(()),
             Err(source) => return Err(failed(source)),
         };
-        for entry in directory.names().map_err(failed)? {
-            let kind = directory.stat(&entry).map_err(failed)?.as_ref().map(kind);
-            let is_file = matches!(kind, None | Some(FileKind::File | FileKind::Link));
-            if !is_file || !self.is_expected(&entry) {
-                return Err(ReplaceError::Foreign {
-                    path: path.join(entry),
+        self.check_folder(&directory, "", MOST_DEPTH)
+    }
+
+    /// The same of a folder of it, whose name ends in a slash unless it is empty.
+    fn check_folder(
+        &self,
+        folder: &Parent,
+        name: &str,
+        depth: usize,
+    ) -> Result<(), ReplaceError> {
+        let path = self.target.path();
+        let failed = |source: Errno| ReplaceError::Parent {
+            path: path.to_path_buf(),
+            source: source.into(),
+        };
+        for entry in folder.names().map_err(failed)? {
+            let foreign = || ReplaceError::Foreign {
+                path: path.join(name).join(&entry),
+            };
+            if self.target.must_be_empty {
+                return Err(ReplaceError::Appeared {
+                    path: path.join(name).join(&entry),
                 });
+            }
+            let kind = folder.stat(&entry).map_err(failed)?.as_ref().map(kind);
+            match kind {
+                None | Some(FileKind::File | FileKind::Link) => {
+                    if !self.is_expected(name, &entry) {
+                        return Err(foreign());
+                    }
+                }
+                Some(FileKind::Directory) if depth > 0 => {
+                    let inner = entry.to_str().map(|entry| format!("{name}{entry}/"));
+                    let inner = inner.filter(|inner| self.has_names_in(inner));
+                    let inner = inner.ok_or_else(foreign)?;
+                    let child = folder.child(&entry).map_err(failed)?;
+                    self.check_folder(&child, &inner, depth - 1)?;
+                }
+                Some(_) => return Err(foreign()),
             }
         }
         Ok(())
     }
 
-    fn is_expected(&self, name: &OsStr) -> bool {
+    fn is_expected(&self, folder: &str, name: &OsStr) -> bool {
         let bytes = name.as_bytes();
-        bytes.ends_with(b".safetensors")
-            || bytes.ends_with(b".safetensors.index.json")
-            || name.to_str().is_some_and(|name| self.names.contains(name))
+        let is_index = || {
+            let text = name.to_str().unwrap_or_default();
+            text.contains(".safetensors.index.") && text.ends_with(".json")
+        };
+        let is_weights = || bytes.ends_with(b".safetensors") || is_index();
+        let is_named = || {
+            let name = name.to_str().map(|name| format!("{folder}{name}"));
+            name.is_some_and(|name| self.names.contains(&name))
+        };
+        (folder.is_empty() && is_weights()) || is_named()
+    }
+
+    /// Whether the new directory has files in this folder.
+    fn has_names_in(&self, folder: &str) -> bool {
+        let from = self.names.range(folder.to_owned()..);
+        from.take(1).any(|name| name.starts_with(folder))
     }
 
     fn stranded(&self, old: &Sibling, source: Errno) -> ReplaceError {

@@ -33,6 +33,8 @@ pub struct Target {
     pub(super) parent: Arc<Parent>,
     pub(super) name: OsString,
     pub(super) predecessor: Option<Predecessor>,
+    /// Whether what it replaces may be replaced because it is an empty directory.
+    pub(super) must_be_empty: bool,
     path: PathBuf,
 }
 
@@ -85,7 +87,8 @@ impl Target {
         Self::new(path, existing, FileKind::File)
     }
 
-    /// A place for a directory of files; otherwise as [`Target::for_file`].
+    /// A place for a directory of files; otherwise as [`Target::for_file`]. An empty
+    /// directory is replaced whatever `existing` says.
     ///
     /// # Errors
     /// As for [`Target::for_file`].
@@ -196,13 +199,18 @@ impl Target {
         } else {
             directory.join(&name)
         };
-        if predecessor.is_some() && existing == Existing::Refuse {
+        let must_be_empty = predecessor.is_some() && existing == Existing::Refuse;
+        let is_empty = || parent.child(&name).and_then(|child| child.names());
+        if must_be_empty
+            && !(expected == FileKind::Directory && is_empty().is_ok_and(|names| names.is_empty()))
+        {
             return Err(ReplaceError::Exists { path });
         }
         Ok(Self {
             parent: Arc::new(parent),
             name,
             predecessor,
+            must_be_empty,
             path,
         })
     }
