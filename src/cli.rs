@@ -1,5 +1,5 @@
 //! The command line: `argv` walks in, an exit status walks out. The only door to
-//! clap, anyhow, indicatif and comfy-table. Decides nothing about a soup.
+//! clap, anyhow and indicatif. Decides nothing about a soup.
 
 mod architecture;
 mod args;
@@ -42,9 +42,12 @@ mod pruned;
 mod recalibrate;
 mod size;
 mod summary;
+mod table;
+mod terminal;
 mod text;
 #[cfg(feature = "train")]
 mod train;
+mod usage;
 mod verify;
 mod walk;
 
@@ -54,7 +57,6 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
 use clap::Parser;
-use clap::error::ErrorKind;
 use serde::Serialize;
 
 use crate::cli::args::Arguments;
@@ -62,7 +64,6 @@ use crate::cli::args::Command;
 use crate::cli::exit::ErrorObject;
 use crate::cli::exit::Exit;
 use crate::cli::masks::AnotherMask;
-use crate::cli::text::Clean;
 
 /// Version of the objects that `--json` prints.
 const SCHEMA: u32 = 1;
@@ -82,7 +83,7 @@ pub(crate) fn run(argv: Vec<OsString>, interrupted: &AtomicBool, signal: &Atomic
     let done = argv::with_command(argv).map_err(anyhow::Error::from);
     let done = done.and_then(|argv| match Arguments::try_parse_from(argv) {
         Ok(arguments) => dispatch(&arguments.command, interrupted),
-        Err(error) => refuse(&error, wants_json),
+        Err(error) => usage::refuse(&error, wants_json),
     });
     match done {
         Ok(exit) => exit.code_after(signal()),
@@ -147,36 +148,6 @@ fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit>
 /// Says that the program could not be set up.
 pub(crate) fn refuse_to_start(error: &std::io::Error) {
     text::note(&format!("error: signals cannot be handled: {error}"));
-}
-
-/// Shows help, or what clap found wrong.
-fn refuse(error: &clap::Error, wants_json: bool) -> anyhow::Result<Exit> {
-    let rendered = error.render();
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            text::print(&rendered.to_string())?;
-            return Ok(Exit::Done);
-        }
-        _ if wants_json => {
-            let message = rendered.to_string();
-            let message = message.trim_start_matches("error: ");
-            let object = ErrorObject {
-                kind: Exit::Usage.kind(),
-                message: message.lines().next().unwrap_or_default().to_owned(),
-                causes: Vec::new(),
-                exit: Exit::Usage.code(),
-                next: Some("sms-merge --help".to_owned()),
-                mismatch: None,
-            };
-            report(&object, wants_json);
-        }
-        // clap shows the user's words as they are, so the lines are cleaned one by one.
-        _ => rendered
-            .to_string()
-            .lines()
-            .for_each(|line| text::note(&Clean(line).to_string())),
-    }
-    Ok(Exit::Usage)
 }
 
 /// Tells of a failure and returns the exit status.

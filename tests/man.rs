@@ -152,6 +152,42 @@ fn every_command_has_a_page_that_says_how_it_ends() {
     }
 }
 
+/// Every command, the hidden ones too.
+fn commands(command: &Command) -> Vec<&Command> {
+    let below = command.get_subcommands().flat_map(commands);
+    std::iter::once(command).chain(below).collect()
+}
+
+/// Columns of the narrowest terminal that help is written for.
+const COLUMNS: usize = 80;
+
+#[test]
+fn help_fits_a_narrow_terminal_as_it_is_written() {
+    let mut root = args::Arguments::command();
+    root.build();
+    for command in commands(&root) {
+        let name = command.get_display_name().unwrap_or(command.get_name());
+        let after = [command.get_after_help(), command.get_after_long_help()];
+        for text in after.into_iter().flatten() {
+            for line in text.to_string().lines() {
+                assert!(line.chars().count() <= COLUMNS, "{name}: {line}");
+            }
+        }
+        for argument in command.get_arguments() {
+            let values = argument.get_possible_values();
+            let longest = values.iter().map(|value| value.get_name().len()).max();
+            for value in values.iter().filter(|value| !value.is_hide_set()) {
+                // Ten spaces, `- name: `, and what it means, which must not be broken.
+                let help = value.get_help().map(ToString::to_string);
+                let width = 10 + 2 + longest.unwrap_or(0) + 2;
+                let width = width + help.map_or(0, |help| help.chars().count());
+                let (id, value) = (argument.get_id(), value.get_name());
+                assert!(width <= COLUMNS, "{name} {id} {value}: {width}");
+            }
+        }
+    }
+}
+
 #[test]
 fn definitions_are_sound() {
     args::Arguments::command().debug_assert();

@@ -65,7 +65,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("clap_complete", &["main.rs", "cli.rs", "cli/"]),
     ("anyhow", &["main.rs", "cli.rs", "cli/"]),
     ("indicatif", &["main.rs", "cli.rs", "cli/"]),
-    ("comfy_table", &["main.rs", "cli.rs", "cli/"]),
+    ("anstream", &["cli/terminal.rs"]),
     ("signal_hook", &["main.rs"]),
     ("twox_hash", &["tensor/digest.rs"]),
 ];

@@ -69,9 +69,10 @@ Examples:
   sms-merge a.st b.st c.st -o soup.st
   sms-merge a.st b.st c.st -w 0.5,0.3,0.2 -o soup.st
   sms-merge 'run/step-*.safetensors' --last 5 -o soup.st
-  sms-merge @list.txt --best 3 --metrics metrics.json --metric accuracy -o soup.st
+  sms-merge @list.txt --best 3 --metrics m.json --metric accuracy -o soup.st
   sms-merge a.st b.st c.st --method greedy -o soup.st
-  sms-merge a.st b.st c.st --method greedy --eval 'python eval.py {checkpoint}' -o soup.st
+  sms-merge a.st b.st c.st --method greedy -o soup.st \\
+      --eval 'python eval.py {checkpoint}'
   sms-merge model-a/ model-b/ --shard-size 5GB -o soup/
   sms-merge a.st b.st --mask mask.st -o soup.st
 ";
@@ -83,28 +84,31 @@ JSON output:
     bytes_written     bytes of all its files, of which there are n_files
     elapsed_secs      wall time
     method            uniform, weighted or greedy
-    ingredients       paths, in the order of summation; of a greedy soup, those kept
-    selection         null, or of a greedy soup: better (higher or lower), on_tie,
-                      candidates (name, digest, score), score of the soup, decisions in
-                      the order tried (candidate by its position from 0, score of the
-                      soup with it, is_kept)
-    coefficients      one per ingredient; is_normalized if they were made to sum to 1
+    ingredients       paths, in the order of summation; of a greedy soup, those
+                      kept
+    selection         null, or of a greedy soup: better (higher or lower),
+                      on_tie, candidates (name, digest, score), score of the
+                      soup, decisions in the order tried (candidate by its
+                      position from 0, score of the soup with it, is_kept)
+    coefficients      one per ingredient; is_normalized if they were made to sum
+                      to 1
     on_mask_mismatch  the policy
     mask              of all pruned tensors: digest, numel, retained, sparsity
-    tensors           name, dtype, shape, action, retained_zeros, non_finite, mask;
-                      mask is null or an object as in `sms-merge check`
+    tensors           name, dtype, shape, action, retained_zeros, non_finite,
+                      mask; mask is null or an object as in `sms-merge check`
     distances         null, or norms, pairs (first, second, l2, angle_degrees,
                       unrelated_share), to_barycentre
     needs_recalibration, sidecars, dropped_metadata
     devices           names of the GPUs that combined; empty for the processor
     warnings          sentences
   With --plan, plan: ingredients, output, coefficients, bytes_to_read,
-  bytes_to_write, n_files, n_threads, devices, peak_memory_bytes, estimated_secs,
-  tensors, n_evaluations. Of a greedy soup, coefficients is null, bytes are those of a choice
-  that keeps every ingredient, the most that there can be, and the time of evaluations
-  is not in estimated_secs.
-  A run that fails prints error: kind, message, causes, exit, next. exit is the exit
-  status, and next says what to do, or is null. With exit status 4 there is also
+  bytes_to_write, n_files, n_threads, devices, peak_memory_bytes,
+  estimated_secs, tensors, n_evaluations. Of a greedy soup, coefficients is
+  null, bytes are those of a choice that keeps every ingredient, the most that
+  there can be, and the time of evaluations is not in estimated_secs.
+  A run that fails prints error: kind, message, causes, exit, next. exit is the
+  exit status, and next says what to do, or is null. With exit status 2 there is
+  also argument, the one that is wrong, if it is known; with exit status 4,
   mismatch, as in `sms-merge check`.
 ";
 
@@ -121,12 +125,14 @@ JSON output:
     shared            whether all participants share one connectivity
     participants      paths: the mask file if there is one, then the ingredients
     mask              of all pruned tensors: digest, numel, retained, sparsity
-    tensors           name, shape, is_pruned, numel, retained, sparsity, pattern,
-                      broken_pattern, retained_by (each participant), disagreements,
-                      first_difference (a coordinate), is_tolerated, digest
+    tensors           name, shape, is_pruned, numel, retained, sparsity,
+                      pattern, broken_pattern, retained_by (each participant),
+                      disagreements, first_difference (a coordinate),
+                      is_tolerated, digest
     mismatch          null, or verdict (one-odd, one-unpruned, drift, nested,
                       independent), sentence, odd, order, participants, pairs
-                      (first, second, iou, shared, only_first, only_second), tensors
+                      (first, second, iou, shared, only_first, only_second),
+                      tensors
     warnings          sentences
   Exit status 4 goes with shared = false; other failures print an error object.
 ";
@@ -142,19 +148,20 @@ JSON output:
   One object on standard output, with `schema` 1:
     path, bytes       the checkpoint, and its size over all shards
     shards            path and bytes of each file
-    tensors           name, dtype, shape, numel, bytes, stored_as, mask; mask is null
-                      or an object as in `sms-merge check`
+    tensors           name, dtype, shape, numel, bytes, stored_as, mask; mask is
+                      null or an object as in `sms-merge check`
     mask              of all pruned tensors: digest, numel, retained, sparsity
     metadata          free text by key, as stored
-    certificate       what a merge recorded: tool, method, weights, ingredients with
-                      their lineage, options, digests; null if there is none
+    certificate       what a merge recorded: tool, method, weights, ingredients
+                      with their lineage, options, digests; null if there is
+                      none
     warnings          sentences
 ";
 
 const VERIFY_EXAMPLES: &str = "\
 Examples:
-  sms-merge verify soup.st                   # digests, mask, no weight off the mask
-  sms-merge verify soup.st a.st b.st c.st    # recompute every bit
+  sms-merge verify soup.st                 # digests, mask, nothing off the mask
+  sms-merge verify soup.st a.st b.st c.st  # recompute every bit
 ";
 
 const VERIFY_JSON: &str = "\
@@ -163,10 +170,20 @@ JSON output:
     verified          whether everything that was checked holds
     mode              recomputed, or self-check
     n_tensors         number of tensors of the soup
-    n_recalibrated    those of them that are statistics estimated again after the merge
+    n_recalibrated    those of them that are statistics estimated again after
+                      the merge
     differences       kind, tensor, coordinate, message; the first element that
                       differs comes first
-  Exit status 6 goes with verified = false; other failures print an error object.
+  Exit status 6 goes with verified = false; other failures print an error
+  object.
+";
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  sms-merge completions bash > \\
+      ~/.local/share/bash-completion/completions/sms-merge
+  sms-merge completions zsh > ~/.zfunc/_sms-merge    # a directory of $fpath
+  sms-merge completions fish > ~/.config/fish/completions/sms-merge.fish
 ";
 
 /// Average pruned neural networks that share one connectivity
@@ -180,7 +197,7 @@ JSON output:
 #[derive(Debug, Parser)]
 #[command(
     name = "sms-merge",
-    version,
+    version = option_env!("SMS_MERGE_VERSION").unwrap_or(env!("CARGO_PKG_VERSION")),
     max_term_width = 100,
     after_help = "`sms-merge COMMAND --help` says more about a command. `merge` may be left out.",
     after_long_help = EXIT_STATUS,
@@ -422,9 +439,8 @@ pub(crate) struct VerifyArguments {
 }
 
 /// Print a completion script for a shell
-///
-/// For bash: `sms-merge completions bash > ~/.local/share/bash-completion/completions/sms-merge`.
 #[derive(Debug, Args)]
+#[command(after_help = COMPLETIONS_EXAMPLES)]
 pub(crate) struct CompletionsArguments {
     /// The shell
     #[arg(value_enum)]
@@ -569,7 +585,11 @@ pub(crate) struct ReportArguments {
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// No progress, no summary, no warnings
+    /// Print nothing but errors, and what was asked for
+    ///
+    /// No progress, no summary, no warnings. A question that is answered by the exit
+    /// status, as by `check`, `verify` and `mask diff`, is answered by that alone if the
+    /// answer is yes; if it is no, what is wrong is still told.
     #[arg(short, long, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
 
@@ -585,7 +605,7 @@ pub(crate) enum MethodChoice {
     Uniform,
     /// As --weights says
     Weighted,
-    /// All the same, of those ingredients that make the soup better
+    /// The same, for the ingredients that make the soup better
     Greedy,
 }
 
@@ -599,9 +619,9 @@ pub(crate) enum OnMaskMismatch {
     Intersect,
     /// Retain what any ingredient retains: sparsity falls
     Union,
-    /// Retain what at least half of the ingredients, by weight, retain
+    /// Retain what at least half, by weight, retain
     Vote,
-    /// Retain what the first ingredient retains, or the mask file
+    /// Retain what the first, or the mask file, retains
     First,
 }
 
@@ -636,9 +656,9 @@ pub(crate) enum LayoutChoice {
     Dense,
     /// As bits, beside the retained values
     Bitmask,
-    /// The same, in the sparse-bitmask format of compressed-tensors up to 0.14
+    /// As bits, for compressed-tensors up to 0.14
     CompressedTensors,
-    /// As X_mask beside X_orig, as torch.nn.utils.prune does
+    /// As X_orig and X_mask, for torch.nn.utils.prune
     TorchPrune,
 }
 

@@ -32,6 +32,7 @@ use crate::cli::masks::MismatchObject;
 use crate::cli::masks::TotalObject;
 use crate::cli::masks::masks_text;
 use crate::cli::progress::Progress;
+use crate::cli::terminal::Stream;
 use crate::cli::text;
 use crate::cli::text::note;
 use crate::cli::text::plural;
@@ -111,10 +112,15 @@ pub(crate) fn run(arguments: &CheckArguments, interrupted: &AtomicBool) -> anyho
         text::print(&text::json(&object)?)?;
     } else {
         let n_pruned = tensors.iter().filter(|mask| mask.is_pruned).count();
-        let mut report = masks_text(tensors, arguments.report.verbose);
-        report.push('\n');
+        let is_quiet = arguments.report.quiet;
+        let mut report = String::new();
+        if !is_quiet {
+            report = masks_text(Stream::Out, tensors, arguments.report.verbose);
+            report.push('\n');
+        }
         match mismatch {
             Some(mismatch) => report.push_str(&masks::mismatch_text(mismatch)),
+            None if is_quiet => {}
             None => report.push_str(&format!(
                 "{} share one connectivity: {}\n",
                 plural(paths.len() as u64, "ingredient"),
@@ -122,14 +128,16 @@ pub(crate) fn run(arguments: &CheckArguments, interrupted: &AtomicBool) -> anyho
             )),
         }
         text::print(&report)?;
-        if !arguments.report.quiet {
+        if !is_quiet {
             for warning in &warnings {
                 note(&format!("warning: {warning}"));
             }
         }
         if let Some(mismatch) = mismatch {
             note(&format!("next: {}", masks::remedy(mismatch)));
-            note(masks::policies().trim_end());
+            if !is_quiet {
+                note(masks::policies().trim_end());
+            }
         }
     }
     Ok(match mismatch {

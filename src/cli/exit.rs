@@ -40,6 +40,7 @@ use crate::cli::model::ForeignError;
 use crate::cli::text::Clean;
 use crate::cli::text::StdoutError;
 use crate::cli::text::shown;
+use crate::cli::usage;
 
 /// What a shell adds to the number of a signal that ended a program.
 const SIGNALLED: u8 = 128;
@@ -130,6 +131,9 @@ pub(crate) struct ErrorObject {
     pub(crate) exit: u8,
     /// What to run next, if that is known.
     pub(crate) next: Option<String>,
+    /// The argument that is wrong, of a command line that is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) argument: Option<String>,
     /// How masks differ, if that is the failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) mismatch: Option<MismatchObject>,
@@ -140,9 +144,14 @@ impl ErrorObject {
     pub(crate) fn new(error: &anyhow::Error, signal: u8) -> Self {
         let exit = exit_of(error);
         let mut messages = error.chain().map(ToString::to_string);
+        let message = messages.next().unwrap_or_default();
         Self {
             kind: exit.kind(),
-            message: messages.next().unwrap_or_default(),
+            argument: match exit {
+                Exit::Usage => usage::named_in(&message),
+                _ => None,
+            },
+            message,
             causes: messages.collect(),
             exit: exit.code_after(signal),
             next: next_of(error),
@@ -460,6 +469,7 @@ mod tests {
             causes: vec!["b".to_owned()],
             exit: 1,
             next: Some("sms-merge --help".to_owned()),
+            argument: None,
             mismatch: None,
         };
         assert_eq!(

@@ -167,6 +167,9 @@ impl Request<'_> {
             return Ok(());
         }
         if report.quiet {
+            if self.operation == MaskOperation::Diff && !same {
+                note(&self.sentence(compared, same));
+            }
             return Ok(());
         }
         text::print(&self.table(compared))?;

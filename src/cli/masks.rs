@@ -13,6 +13,8 @@ use sms_merge::tensor::Digest;
 use sms_merge::tensor::Printable;
 use thiserror::Error;
 
+use crate::cli::table::table_for;
+use crate::cli::terminal::Stream;
 use crate::cli::text::Clean;
 use crate::cli::text::Column;
 use crate::cli::text::count;
@@ -355,8 +357,8 @@ fn share(tensor: &TensorMask) -> f64 {
 }
 
 /// What was found of each of `tensors`, for people. Dense ones are left out unless
-/// `show_dense`.
-pub(crate) fn masks_text(tensors: &[Arc<TensorMask>], show_dense: bool) -> String {
+/// `show_dense`. A table that fits `stream`.
+pub(crate) fn masks_text(stream: Stream, tensors: &[Arc<TensorMask>], show_dense: bool) -> String {
     let shown = tensors
         .iter()
         .filter(|tensor| tensor.is_pruned || show_dense);
@@ -396,5 +398,5 @@ pub(crate) fn masks_text(tensors: &[Arc<TensorMask>], show_dense: bool) -> Strin
         ("n:m", Column::Name),
         ("differ", Column::Number),
     ];
-    table(&columns, &rows)
+    table_for(stream, &columns, &rows)
 }

@@ -26,13 +26,14 @@ use crate::cli::masks::TotalObject;
 use crate::cli::masks::masks_text;
 use crate::cli::plan::action_word;
 use crate::cli::size::human_bytes;
+use crate::cli::table::table_for;
+use crate::cli::terminal::Stream;
 use crate::cli::text;
 use crate::cli::text::Clean;
 use crate::cli::text::Column;
 use crate::cli::text::note;
 use crate::cli::text::plural;
 use crate::cli::text::shown;
-use crate::cli::text::table;
 
 /// Ingredients whose coefficients are shown.
 const MOST_COEFFICIENTS: usize = 16;
@@ -185,7 +186,8 @@ impl Summary<'_> {
         let n_pruned = self.masks().iter().filter(|mask| mask.is_pruned).count();
         lines.push(self.total().sentence(n_pruned));
         if report.verbose {
-            lines.extend(masks_text(self.masks(), true).lines().map(str::to_owned));
+            let masks = masks_text(Stream::Error, self.masks(), true);
+            lines.extend(masks.lines().map(str::to_owned));
         }
         if let Some(distances) = &merged.distances {
             lines.push(self.spread(distances));
@@ -253,7 +255,7 @@ impl Summary<'_> {
             ("L2", Column::Number),
             ("degrees", Column::Number),
         ];
-        table(&columns, &rows)
+        table_for(Stream::Error, &columns, &rows)
     }
 
     /// Everything that the user should know before using the soup.

@@ -8,11 +8,13 @@ use std::io;
 use std::io::Write;
 use std::path::Path;
 
-use comfy_table::CellAlignment;
-use comfy_table::Table;
-use comfy_table::presets::NOTHING;
 use serde::Serialize;
 use sms_merge::tensor::Printable;
+
+pub(crate) use crate::cli::table::Column;
+pub(crate) use crate::cli::table::table;
+use crate::cli::terminal;
+use crate::cli::terminal::Stream;
 
 /// Text with its controlling and invisible characters escaped, line breaks too.
 ///
@@ -65,9 +67,13 @@ pub(crate) fn print(text: &str) -> Result<(), StdoutError> {
     }
 }
 
-/// Writes one line to standard error. There is nowhere to tell if that fails.
+/// Writes one line to standard error, a label such as `error:` in colour where that is
+/// wanted. There is nowhere to tell if that fails.
 pub(crate) fn note(line: &str) {
-    let mut line = line.to_owned();
+    let mut line = match terminal::has_colour(Stream::Error) {
+        true => terminal::painted(line),
+        false => line.to_owned(),
+    };
     line.push('\n');
     let written = io::stderr().lock().write_all(line.as_bytes());
     drop(written);
@@ -96,41 +102,6 @@ pub(crate) fn json(value: &impl Serialize) -> Result<String, serde_json::Error> 
     }
     text.push('\n');
     Ok(text)
-}
-
-/// Whether a column of a table holds names or numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Column {
-    /// Aligned to the left.
-    Name,
-    /// Aligned to the right.
-    Number,
-}
-
-/// A table without rules: two spaces between columns, none at the end of a line.
-/// Cells must be clean.
-pub(crate) fn table(columns: &[(&str, Column)], rows: &[Vec<String>]) -> String {
-    let mut table = Table::new();
-    table.load_style(NOTHING);
-    table.set_header(columns.iter().map(|(title, _)| *title).collect::<Vec<_>>());
-    for row in rows {
-        table.add_row(row.clone());
-    }
-    for (index, &(_, column)) in columns.iter().enumerate() {
-        if let Some(cells) = table.column_mut(index) {
-            cells.set_padding((0, 2));
-            cells.set_cell_alignment(match column {
-                Column::Name => CellAlignment::Left,
-                Column::Number => CellAlignment::Right,
-            });
-        }
-    }
-    let mut text = String::new();
-    for line in table.to_string().lines() {
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
 }
 
 /// A count with thousands separated: `12,345,678`.
@@ -184,19 +155,6 @@ mod tests {
             "\"a\\u001b\\u007f\\u009b\\u202e\\udb40\\udc41ä\\\"\\\\\"\n"
         );
         assert_eq!(serde_json::from_str::<String>(&text).unwrap(), value);
-    }
-
-    #[test]
-    fn tables_align_and_end_without_spaces() {
-        let rows = [
-            vec!["a".to_owned(), "1".to_owned()],
-            vec!["long name".to_owned(), "1000".to_owned()],
-        ];
-        let columns = [("tensor", Column::Name), ("numel", Column::Number)];
-        assert_eq!(
-            table(&columns, &rows),
-            "tensor     numel\na              1\nlong name   1000\n"
-        );
     }
 
     #[test]

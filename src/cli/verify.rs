@@ -139,7 +139,9 @@ pub(crate) fn run(arguments: &VerifyArguments, interrupted: &AtomicBool) -> anyh
                 plural(n_recalibrated as u64, "tensor")
             ));
         }
-        text::print(&report)?;
+        if !(verified && arguments.report.quiet) {
+            text::print(&report)?;
+        }
         if verified && n_ingredients == 0 && !arguments.report.quiet {
             if retained_zeros > 0 {
                 note(&format!(

@@ -18,7 +18,7 @@ const CYCLE_EXAMPLES: &str = "\
 Examples:
   sms-merge cycle                                # a demonstration, in a minute
   sms-merge cycle examples/fashion-mnist.toml --run-dir fashion
-  sms-merge cycle recipe.toml --plan             # jobs, epochs, disk, estimated time
+  sms-merge cycle recipe.toml --plan             # jobs, epochs, disk, time
   sms-merge cycle recipe.toml --set pruning.phases=2 --set seeds=[0,1,2]
   sms-merge cycle recipe.toml --device cuda:0,cuda:1 --jobs 4
   sms-merge cycle status fashion                 # where a run stands
@@ -32,13 +32,15 @@ JSON output:
     steps, reused     steps of the run, and those that were done before
     failures          step and reason of each step that failed for good
     elapsed_secs
-    report            what report.json holds; null where no dense network is done
+    report            what report.json holds; null where no dense network is
+                      done
   --plan prints `steps` (label, kind, epochs), `epochs`, `disk_bytes` and
   `estimated_secs` instead; `cycle status` prints `holder`, `steps` with their
   states, and `report`.
 
 Recipe:
-  README.md documents the sections; examples/ holds whole ones. Unknown keys are errors.
+  README.md documents the sections; examples/ holds whole ones. Unknown keys are
+  errors.
 ";
 
 /// The whole of Sparse Model Soups: prune, retrain, merge, repeat

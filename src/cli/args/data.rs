@@ -14,7 +14,7 @@ const DATA_EXAMPLES: &str = "\
 Examples:
   sms-merge data
   sms-merge data fashion-mnist --picture clothes.png
-  sms-merge data cifar10 --data-dir ~/data --corruption pixelate --picture pixels.png
+  sms-merge data cifar10 --data-dir ~/data --corruption fog --picture fog.png
   sms-merge data mine.st --json
 ";
 
@@ -23,18 +23,19 @@ Formats:
   digits            part of this program: 1,797 images of 8x8 pixels
   mnist, fashion-mnist
                     train-images-idx3-ubyte, train-labels-idx1-ubyte,
-                    t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte, each raw or .gz;
-                    another directory with these four files is read as well
+                    t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte, each raw or
+                    .gz; another directory with these four files is read as well
   cifar10, cifar100
                     the binary version: data_batch_1.bin to data_batch_5.bin and
                     test_batch.bin, or train.bin and test.bin
   a .st file        tensors `images`, U8, (samples, height, width) or (samples,
                     channels, height, width); `labels`, integers, (samples); and
-                    `test_images`, `test_labels`, without which a fifth of the images,
-                    drawn by a fixed seed, is for testing. Metadata, all optional:
-                    class_names (a JSON list), mean and deviation (JSON lists, one
-                    number per channel, of pixels scaled to [0, 1]; measured if
-                    absent), white (255), crop_padding (0), flip (false)
+                    `test_images`, `test_labels`, without which a fifth of the
+                    images, drawn by a fixed seed, is for testing. Metadata, all
+                    optional: class_names (a JSON list), mean and deviation
+                    (JSON lists, one number per channel, of pixels scaled to
+                    [0, 1]; measured if absent), white (255), crop_padding (0),
+                    flip (false)
 ";
 
 const DATA_JSON: &str = "\
@@ -45,8 +46,9 @@ JSON output:
     train, test       number of images
     validation        how many of train are held out by default
     classes           name, and number of images: train, test
-    normalisation     mean and deviation per channel, of pixels scaled to [0, 1];
-                      measured_mean and measured_deviation of the training images
+    normalisation     mean and deviation per channel, of pixels scaled to
+                      [0, 1]; measured_mean and measured_deviation of the
+                      training images
     augmentation      crop_padding, flip: the default in training
     corruptions       names of those that apply
     picture           null, or path, rows, columns (what they show)

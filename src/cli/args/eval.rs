@@ -15,7 +15,7 @@ use super::learning;
 const EVAL_EXAMPLES: &str = "\
 Examples:
   sms-merge eval soup.st
-  sms-merge eval a.st b.st c.st soup.st            # and the ensemble of all four
+  sms-merge eval a.st b.st c.st soup.st            # and their ensemble
   sms-merge eval soup.st --on validation --json
   sms-merge eval soup.st --ood --confusion confusion.svg
   sms-merge eval other.st --model resnet20 --data cifar10 --data-dir ~/data
@@ -25,29 +25,31 @@ const EVAL_JSON: &str = "\
 JSON output:
   One object on standard output, with `schema` 1:
     data         name, part (test, validation or train), images, class_names
-    models       path, model (name, input, classes, options), n_prunable, n_retained,
-                 and evaluation, one for each checkpoint
-    ensemble     an evaluation of the mean of the probabilities; null for one checkpoint,
-                 or where they do not tell the same classes apart
-    ood          null, or seed, severities (1 to 5), and corruptions: name, and models,
-                 and ensemble, each with accuracy, loss, ece (lists by severity) and
-                 mean_accuracy
+    models       path, model (name, input, classes, options), n_prunable,
+                 n_retained, and evaluation, one for each checkpoint
+    ensemble     an evaluation of the mean of the probabilities; null for one
+                 checkpoint, or where they do not tell the same classes apart
+    ood          null, or seed, severities (1 to 5), and corruptions: name, and
+                 models, and ensemble, each with accuracy, loss, ece (lists by
+                 severity) and mean_accuracy
     confusion    path of the picture, or null
     warnings     sentences
   An evaluation: samples, correct, accuracy, loss, ece, mce, worst_class,
-  worst_class_accuracy, classes (samples, predicted, correct, accuracy, precision,
-  mistaken_for, mistakes), confusion (rows are labels, columns predictions), bins
-  (samples, confidence, accuracy). Classes are numbered from 0. accuracy or precision
-  of a class is null where it has no images or is never predicted.
+  worst_class_accuracy, classes (samples, predicted, correct, accuracy,
+  precision, mistaken_for, mistakes), confusion (rows are labels, columns
+  predictions), bins (samples, confidence, accuracy). Classes are numbered from
+  0. accuracy or precision of a class is null where it has no images or is never
+  predicted.
 
 Metrics:
   loss         mean cross-entropy in nats
-  ECE          expected calibration error: 15 bins of confidence of equal width, mean
-               distance between accuracy and confidence over the images (arXiv:1706.04599)
+  ECE          expected calibration error: 15 bins of confidence of equal width,
+               mean distance between accuracy and confidence over the images
+               (arXiv:1706.04599)
   MCE          maximum calibration error: the largest such distance of a bin
   worst class  the lowest accuracy of a class
-  --ood        test images with noise, blur and more at severity 1 to 5, as in CIFAR-10-C
-               (arXiv:1903.12261)
+  --ood        test images with noise, blur and more at severity 1 to 5, as in
+               CIFAR-10-C (arXiv:1903.12261)
 ";
 
 /// Measure how well checkpoints classify images, alone and as an ensemble
@@ -64,9 +66,6 @@ pub(crate) struct EvalArguments {
     pub(crate) checkpoints: Vec<PathBuf>,
 
     #[command(flatten)]
-    pub(crate) names: NameArguments,
-
-    #[command(flatten)]
     pub(crate) model: learning::ModelArguments,
 
     #[command(flatten)]
@@ -77,6 +76,9 @@ pub(crate) struct EvalArguments {
 
     #[command(flatten)]
     pub(crate) engine: learning::EngineArguments,
+
+    #[command(flatten)]
+    pub(crate) names: NameArguments,
 
     /// Draw the confusion matrix as SVG; of several checkpoints, that of the ensemble
     #[arg(long, value_name = "FILE.svg", value_hint = ValueHint::FilePath)]

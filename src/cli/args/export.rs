@@ -33,28 +33,33 @@ Examples:
 const EXPORT_LAYOUTS: &str = "\
 Layouts:
   dense               zeros where a mask prunes; every reader takes it
-  bitmask             T.values and T.bitmask in place of T: 13 % of dense F32 at a sparsity
-                      of 90 %
-  compressed-tensors  P.compressed, P.bitmask, P.shape and P.row_offsets in place of
-                      P.weight, as that library up to 0.14 calls `sparse-bitmask`; other
-                      names stay dense, and config.json has to say it
-  torch-prune         X_orig and X_mask in place of X, as torch.nn.utils.prune has them
-  All but dense store retained weights of zero as retained. sms-merge reads all of them
-  wherever it reads a checkpoint.
+  bitmask             T.values and T.bitmask in place of T: 13 % of dense F32 at
+                      a sparsity of 90 %
+  compressed-tensors  P.compressed, P.bitmask, P.shape and P.row_offsets in
+                      place of P.weight, as that library up to 0.14 calls
+                      `sparse-bitmask`; other names stay dense, and config.json
+                      has to say it
+  torch-prune         X_orig and X_mask in place of X, as torch.nn.utils.prune
+                      has them
+  All but dense store retained weights of zero as retained. sms-merge reads all
+  of them wherever it reads a checkpoint.
 ";
 
 const EXPORT_ONNX: &str = "\
 ONNX:
-  Opset 18, IR version 8. The input is (batch, channels, height, width), or (batch,
-  features) where an image is one pixel, of images as the network was trained on:
+  Opset 18, IR version 8. The input is (batch, channels, height, width), or
+  (batch, features) where an image is one pixel, of images as the network was
+  trained on:
   normalised. Batches may have any size. Weights keep their type and are cast to
   single precision, in which everything is computed.
     dense               every reader; zeros are stored
-    bitmask             retained values and one bit per weight; nodes decode them
+    bitmask             retained values and one bit per weight; nodes decode
+                        them
     delta               retained values and one byte per gap; nodes decode them
-    sparse-initializer  retained values and eight-byte indices; onnxruntime reads them
-  The nodes that decode are computed once, when a reader loads the model: files become
-  smaller, inference does not become faster.
+    sparse-initializer  retained values and eight-byte indices; onnxruntime
+                        reads them
+  The nodes that decode are computed once, when a reader loads the model: files
+  become smaller, inference does not become faster.
 ";
 
 const EXPORT_JSON: &str = "\
@@ -66,7 +71,8 @@ JSON output:
     elapsed_secs      wall time
     layout            the layout
     mask              of all pruned tensors: digest, numel, retained, sparsity
-    tensors           name, dtype, shape, stored_as, bytes_before, bytes, retained_zeros
+    tensors           name, dtype, shape, stored_as, bytes_before, bytes,
+                      retained_zeros
     certificate       carried, dropped, or none
     sparsity_config   null, or what config.json needs under quantization_config
     sidecars, warnings

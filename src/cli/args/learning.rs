@@ -67,9 +67,9 @@ pub(crate) struct EngineArguments {
 /// `--engine`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EngineChoice {
-    /// This program's own, on the processor: fast, and the same bits for any number of threads
+    /// This program's own, on the processor: fast
     Native,
-    /// candle's tensors: on a GPU, or slow on the processor, an independent check
+    /// candle's, for a GPU; on the processor slow, as a check
     Candle,
 }
 

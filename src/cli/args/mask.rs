@@ -26,11 +26,11 @@ JSON output:
     same              whether all inputs have the same masks
     mask              of all tensors with a mask: numel, retained (each input),
                       result, shared, union
-    tensors           name, shape, numel, retained (each input), result, shared, union,
-                      first_difference (a coordinate), differing
+    tensors           name, shape, numel, retained (each input), result, shared,
+                      union, first_difference (a coordinate), differing
     warnings          sentences
-  result counts what the written mask retains, shared what all inputs retain, and union
-  what any does. A diff that finds any ends with exit status 4.
+  result counts what the written mask retains, shared what all inputs retain,
+  and union what any does. A diff that finds any ends with exit status 4.
 ";
 
 /// Compare masks, or combine them into a mask file

@@ -25,7 +25,8 @@ Examples:
 
 const MODEL_FILE: &str = "\
 A model as a file:
-  TOML (or JSON with the same keys). `sms-merge model lenet5 --describe toml` writes one.
+  TOML (or JSON with the same keys). `sms-merge model lenet5 --describe toml`
+  writes one.
 
     name = \"small\"
     input = \"1x28x28\"        # channels x height x width
@@ -53,8 +54,8 @@ A model as a file:
   Keys of every layer:
     op        what it computes
     name      name of torch's module; needed where there are parameters
-    input     name of the layer whose output it takes, which must stand before it;
-              \"input\" is the image; without it, the layer before
+    input     name of the layer whose output it takes, which must stand before
+              it; \"input\" is the image; without it, the layer before
   Operations and their keys:
     conv2d           channels (a number or \"classes\"), kernel, stride = 1,
                      padding = 0, init, bias
@@ -69,8 +70,8 @@ A model as a file:
   kernel, stride and padding are one number or [vertical, horizontal].
   init is \"torch\" (uniform, bound 1/sqrt(fan_in)), \"he-fan-in\", \"he-fan-out\"
   (normal, deviation sqrt(2/fan)), a number, { normal = deviation } or
-  { uniform = bound }. bias is true, false, or what init may be. scale and shift are
-  a number, { normal = deviation } or { uniform = bound }.
+  { uniform = bound }. bias is true, false, or what init may be.
+  scale and shift are a number, { normal = deviation } or { uniform = bound }.
 ";
 
 const MODEL_JSON: &str = "\
@@ -80,12 +81,13 @@ JSON output:
     parameters        learned parameters; multiply_adds per image, of linear and
                       convolution layers
     layers            op, name (null if it has none), output, parameters,
-                      multiply_adds, retained, sparse_multiply_adds; the last two are
-                      null without a checkpoint
-    tensors           name, shape and role of each, in the order of torch's state_dict
-    sparse            null without a checkpoint, or checkpoint, weights, retained,
-                      sparsity, multiply_adds, speed_up (dense by sparse
-                      multiply-adds; null if none are left)
+                      multiply_adds, retained, sparse_multiply_adds; the last
+                      two are null without a checkpoint
+    tensors           name, shape and role of each, in the order of torch's
+                      state_dict
+    sparse            null without a checkpoint, or checkpoint, weights,
+                      retained, sparsity, multiply_adds, speed_up (dense by
+                      sparse multiply-adds; null if none are left)
   With --list, models: name, about, input, options (name, default, about).
 ";
 

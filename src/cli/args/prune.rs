@@ -15,7 +15,8 @@ use super::parse_size;
 const EXAMPLES: &str = "\
 Examples:
   sms-merge prune dense.st -o pruned.st --sparsity 0.9
-  sms-merge prune dense.st -o pruned.st --sparsity 0.9 --distribution lamp --exclude 'head.*'
+  sms-merge prune dense.st -o pruned.st --sparsity 0.9 --exclude 'head.*'
+  sms-merge prune dense.st -o pruned.st --sparsity 0.9 --distribution lamp
   sms-merge prune pruned.st -o sparser.st --of-remaining 0.5 --mask-out mask.st
   sms-merge prune dense.st -o half.st --pattern 2:4
   sms-merge prune dense.st -o narrow.st --sparsity 0.3 --pattern channels
@@ -29,15 +30,15 @@ JSON output:
     output, mask_output  paths as given, or null
     bytes_written     bytes of all files of the checkpoint
     elapsed_secs      wall time
-    target            what was asked for: weights (amount, distribution), channels
-                      (amount, distribution), pattern, or given
+    target            what was asked for: weights (amount, distribution),
+                      channels (amount, distribution), pattern, or given
     mask              of all prunable tensors: digest, numel, retained, sparsity
-    tensors           name, dtype, shape, standing (prunable, or why not), numel,
-                      remaining (before), retained, sparsity, threshold, retained_zeros,
-                      pattern, digest. What scores below the threshold was pruned, what
-                      scores above it was not; of what is equal, the first. It is a
-                      magnitude, a LAMP score, the norm of the largest pruned channel,
-                      or null
+    tensors           name, dtype, shape, standing (prunable, or why not),
+                      numel, remaining (before), retained, sparsity, threshold,
+                      retained_zeros, pattern, digest. What scores below the
+                      threshold was pruned, what scores above it was not; of
+                      what is equal, the first. It is a magnitude, a LAMP score,
+                      the norm of the largest pruned channel, or null
     sidecars          files copied along
     warnings          sentences
   A run that fails prints an error object, as a merge does.
@@ -176,7 +177,7 @@ pub(crate) enum DistributionChoice {
     Global,
     /// The same fraction of each tensor
     Uniform,
-    /// Each tensor retains in proportion to the sum of its dimensions
+    /// Each tensor retains in proportion to its summed dimensions
     Erk,
     /// Those of least LAMP score over all tensors
     Lamp,

@@ -52,9 +52,6 @@ pub(crate) struct RecalibrateArguments {
     pub(crate) output: PathBuf,
 
     #[command(flatten)]
-    pub(crate) names: NameArguments,
-
-    #[command(flatten)]
     pub(crate) model: learning::ModelArguments,
 
     #[command(flatten)]
@@ -65,6 +62,9 @@ pub(crate) struct RecalibrateArguments {
 
     #[command(flatten)]
     pub(crate) engine: learning::EngineArguments,
+
+    #[command(flatten)]
+    pub(crate) names: NameArguments,
 
     /// Replace an output that exists
     #[arg(short, long, help_heading = "Output")]

@@ -8,16 +8,18 @@ use clap::ValueHint;
 /// What stands after the help.
 pub(crate) const TEMPLATE_HELP: &str = "\
 Template:
-  Exporters fold batch norm, transpose and rename, and may keep the name of a weight
-  that they changed. So weights are found by their bytes: an initialiser of the
-  template becomes the tensor of the soup whose namesake in the source has the same
-  bytes, or whose transpose has. What is left over is refused unless it is one number
-  or named with `--keep`. Export the template with `optimize=False`, or, with
-  `dynamo=False`, with `do_constant_folding=False` and `training=TrainingMode.PRESERVE`.
-  The result carries no certificate; `verify` proves the soup that it was made from.
+  Exporters fold batch norm, transpose and rename, and may keep the name of a
+  weight that they changed. So weights are found by their bytes: an initialiser
+  of the template becomes the tensor of the soup whose namesake in the source
+  has the same bytes, or whose transpose has. What is left over is refused
+  unless it is one number or named with `--keep`. Export the template with
+  `optimize=False`, or, with `dynamo=False`, with `do_constant_folding=False`
+  and `training=TrainingMode.PRESERVE`. The result carries no certificate;
+  `verify` proves the soup that it was made from.
 
-  With `--json`, one object: `schema` 1, `output`, `bytes_written`, `elapsed_secs`,
-  `replaced` (objects of `initializer`, `tensor`, `transposed`) and `kept`.
+  With `--json`, one object: `schema` 1, `output`, `bytes_written`,
+  `elapsed_secs`, `replaced` (objects of `initializer`, `tensor`, `transposed`)
+  and `kept`.
 ";
 
 /// A model, and what it was exported from.

@@ -16,11 +16,11 @@ use super::learning::ModelArguments;
 
 const TRAIN_EXAMPLES: &str = "\
 Examples:
-  sms-merge train -o a.st                                  # a small net on the digits
+  sms-merge train -o a.st                                  # a small network
   sms-merge train --model resnet20 --data cifar10 --data-dir ~/data -o dense.st
   sms-merge train --init pruned.st --schedule llr --epochs 10 --seed 1 -o a.st
-  sms-merge train --data fashion-mnist -o a.st --save-every 1 --metrics a.jsonl
-  sms-merge train --data fashion-mnist -o a.st --save-every 1 --metrics a.jsonl --resume
+  sms-merge train --data fashion-mnist -o a.st --save-every 1
+  sms-merge train --data fashion-mnist -o a.st --save-every 1 --resume
 ";
 
 const TRAIN_JSON: &str = "\
@@ -34,12 +34,14 @@ JSON output:
     n_threads
     n_parameters, n_prunable, n_retained
     steps, steps_per_epoch, resumed_at (null, or steps done before)
-    train             loss and accuracy over the last epoch, while the weights changed
-    validation        loss and accuracy of the outcome on the held-out images, or null
+    train             loss and accuracy over the last epoch, while the weights
+                      changed
+    validation        loss and accuracy of the outcome on the held-out images,
+                      or null
     test              loss and accuracy of the outcome on the test images
     elapsed_secs, images_per_sec
-  A run that fails prints an error object, as `sms-merge merge` does; one that is
-  interrupted too, with kind `interrupted` and exit status 128 + signal.
+  A run that fails prints an error object, as `sms-merge merge` does; one that
+  is interrupted too, with kind `interrupted` and exit status 128 + signal.
 
 Metrics file:
   One object per line, with `schema` 1 and `kind`:
@@ -140,12 +142,12 @@ pub(crate) struct StartArguments {
     #[arg(long, value_name = "CHECKPOINT", requires = "init", value_hint = ValueHint::AnyPath)]
     pub(crate) parent: Option<PathBuf>,
 
-    #[command(flatten)]
-    pub(crate) names: NameArguments,
-
     /// Names the first weights, the order of the images, their variation, and dropout
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     pub(crate) seed: u64,
+
+    #[command(flatten)]
+    pub(crate) names: NameArguments,
 }
 
 /// Steps and learning rates.
@@ -318,36 +320,36 @@ fn parse_interval(text: &str) -> Result<Interval, String> {
 /// `--augment`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Augment {
-    /// As the literature does for the data set, if the network has batch norm
+    /// As usual for the data set, if the network has batch norm
     #[default]
     Auto,
-    /// As the literature does for the data set
+    /// As usual for the data set
     On,
-    /// Not
+    /// Never
     Off,
 }
 
 /// `--schedule`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ScheduleChoice {
-    /// To 0, as half a cosine
+    /// Down to 0, as half a cosine
     #[default]
     Cosine,
-    /// To 0, evenly
+    /// Down to 0, evenly
     Linear,
-    /// At --milestones, by --factor
+    /// Down at --milestones, by --factor
     Step,
-    /// Not
+    /// The rate does not change
     Constant,
-    /// Fine-tuning: the smallest rate of the training before, throughout
+    /// The smallest rate of the training before, throughout
     Ft,
-    /// Its last rates again
+    /// The last rates of the training before, again
     Lrw,
-    /// Its schedule compressed
+    /// The schedule of the training before, compressed
     Slr,
     /// A cosine from its largest to its smallest rate
     Clr,
-    /// From its largest rate to 0
+    /// Evenly from its largest rate to 0
     Llr,
     /// As llr, scaled by what pruning took away; needs --parent
     Allr,

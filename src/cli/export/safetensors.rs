@@ -35,6 +35,8 @@ use crate::cli::masks::TotalObject;
 use crate::cli::outputs;
 use crate::cli::progress::Progress;
 use crate::cli::size::human_bytes;
+use crate::cli::table::table_for;
+use crate::cli::terminal::Stream;
 use crate::cli::text;
 use crate::cli::text::Clean;
 use crate::cli::text::Column;
@@ -43,7 +45,6 @@ use crate::cli::text::note;
 use crate::cli::text::percent;
 use crate::cli::text::plural;
 use crate::cli::text::shown;
-use crate::cli::text::table;
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -256,7 +257,8 @@ impl Export<'_> {
             ("share", Column::Number),
         ];
         let (before, after) = (self.bytes_read(), self.copied.bytes_written);
-        let mut lines: Vec<String> = table(&columns, &rows).lines().map(str::to_owned).collect();
+        let table = table_for(Stream::Error, &columns, &rows);
+        let mut lines: Vec<String> = table.lines().map(str::to_owned).collect();
         let n_pruned = self.copied.connectivity.tensors().iter();
         let n_pruned = n_pruned.filter(|mask| mask.is_pruned).count();
         lines.push(self.total().sentence(n_pruned));

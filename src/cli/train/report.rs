@@ -17,6 +17,8 @@ use sms_merge::train::trainer::Plan;
 use crate::cli::SCHEMA;
 use crate::cli::args::train::TrainArguments;
 use crate::cli::learning::engine_threads;
+use crate::cli::table::table_for;
+use crate::cli::terminal::Stream;
 use crate::cli::text;
 use crate::cli::text::Clean;
 use crate::cli::text::Column;
@@ -25,7 +27,6 @@ use crate::cli::text::note;
 use crate::cli::text::percent;
 use crate::cli::text::plural;
 use crate::cli::text::shown;
-use crate::cli::text::table;
 use crate::cli::train::watch::LossObject;
 
 /// A training whose outcome is in place.
@@ -147,7 +148,8 @@ impl Report<'_> {
             ("loss", Column::Number),
             ("accuracy", Column::Number),
         ];
-        let mut lines: Vec<String> = table(&columns, &rows).lines().map(str::to_owned).collect();
+        let table = table_for(Stream::Error, &columns, &rows);
+        let mut lines: Vec<String> = table.lines().map(str::to_owned).collect();
         let sparsity = if n_retained < n_prunable {
             let pruned = 1.0 - n_retained as f64 / n_prunable as f64;
             format!(", {} of the weights pruned", percent(pruned))
