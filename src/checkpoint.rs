@@ -23,8 +23,6 @@ use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 
-use crate::checkpoint::directory::find_in_directory;
-use crate::checkpoint::directory::has_suffix;
 use crate::checkpoint::map::Access;
 use crate::checkpoint::map::ByteSource;
 use crate::checkpoint::map::FileIdentity;
@@ -46,6 +44,7 @@ pub use derived::Content;
 pub use derived::Extent;
 pub use derived::Listed;
 pub use derived::Strided;
+pub use directory::Sharded;
 pub use error::CheckpointError;
 pub use error::CompactError;
 pub use error::ContentError;
@@ -54,6 +53,7 @@ pub use ingredients::DtypeRule;
 pub use ingredients::Ingredients;
 pub use ingredients::IngredientsError;
 pub use ingredients::Parameter;
+pub use names::About;
 pub use names::Note;
 pub use observer::Observer;
 pub use output::Destination;
@@ -85,8 +85,9 @@ pub struct OpenOptions {
     /// Key of the state dict in a checkpoint of torch; parts between dots lead from dict
     /// to dict.
     pub key: Option<String>,
-    /// What is taken off the beginning of tensor names. Names without it stay.
-    pub strip_prefix: Option<String>,
+    /// What is taken off the beginning of tensor names, one after the other. Names without
+    /// it stay.
+    pub strip_prefixes: Vec<String>,
 }
 
 impl Default for OpenOptions {
@@ -95,7 +96,7 @@ impl Default for OpenOptions {
             access: Access::Mapped,
             header_limit: DEFAULT_HEADER_LIMIT,
             key: None,
-            strip_prefix: None,
+            strip_prefixes: Vec::new(),
         }
     }
 }
@@ -177,25 +178,21 @@ impl Checkpoint {
     ///
     /// A directory's checkpoint is its `model.safetensors.index.json`, else its
     /// only `*.safetensors.index.json`, else its `model.safetensors`, else its
-    /// only `*.safetensors` file; else the same with `pytorch_model.bin` and `*.bin`,
-    /// `*.pt` and `*.pth`. Symbolic links are followed.
+    /// only `*.safetensors` file, else the same with `*.st`; else with
+    /// `pytorch_model.bin` and `*.bin`, `*.pt` and `*.pth`, else its only `*.ckpt`.
+    /// Symbolic links are followed.
     ///
     /// # Errors
     /// [`CheckpointError`] names the file and what is wrong with it.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, CheckpointError> {
         let directory = path.is_dir().then(|| path.to_owned());
-        let file = match &directory {
-            Some(directory) => find_in_directory(directory)?,
-            None => path.to_owned(),
-        };
-        let mut checkpoint = if has_suffix(&file, ".json") {
-            Self::open_index(&file, options)?
-        } else {
-            Self::open_file(&file, options)?
+        let mut checkpoint = match &directory {
+            Some(directory) => Self::open_directory(directory, options)?,
+            None => Self::open_either(path, options)?,
         };
         path.clone_into(&mut checkpoint.path);
         checkpoint.directory = directory;
-        if let Some(prefix) = &options.strip_prefix {
+        for prefix in &options.strip_prefixes {
             checkpoint.strip_prefix(prefix)?;
         }
         Ok(checkpoint)

@@ -16,6 +16,7 @@ mod execute;
 mod file_digest;
 mod frame;
 mod greedy;
+mod hollow;
 mod job;
 mod ledger;
 mod options;
@@ -124,6 +125,27 @@ pub enum MergeError {
     /// The checkpoints are no ingredients of one soup.
     #[error(transparent)]
     Ingredients(#[from] IngredientsError),
+    /// The ingredients have names and shapes of weights, and not the weights.
+    #[error(
+        "`{}` of `{}` has no elements{}, as where DeepSpeed's ZeRO-3 shares weights among \
+         processes: make whole checkpoints with its `zero_to_fp32.py`, or save with \
+         `stage3_gather_16bit_weights_on_model_save`",
+        Printable(tensor), path.display(),
+        match more {
+            0 => String::new(),
+            more => format!(", nor have {more} more of {total} tensors"),
+        }
+    )]
+    Hollow {
+        /// The first ingredient.
+        path: PathBuf,
+        /// The first such tensor.
+        tensor: String,
+        /// How many more there are.
+        more: usize,
+        /// Number of tensors.
+        total: usize,
+    },
     /// The masks of the ingredients differ.
     #[error("the ingredients do not share one connectivity")]
     Connectivity(Box<Mismatch>),

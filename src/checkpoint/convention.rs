@@ -77,10 +77,6 @@ impl<'a> Located<'a> {
         at.ok().map(|at| self.0[at].1)
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-
     /// The parameters that `select` picks, stored masks taken together with their values.
     pub(super) fn new(
         checkpoint: &'a Checkpoint,

@@ -1,10 +1,12 @@
 //! What can be wrong with a checkpoint.
 
 use std::io;
+use std::path::Path;
 use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::checkpoint::Sharded;
 use crate::checkpoint::map::SourceError;
 use crate::format::compact::BITMASK_KEY;
 use crate::format::compact::BITMASK_VERSION;
@@ -146,11 +148,53 @@ pub enum CheckpointError {
         /// What the system said.
         source: io::Error,
     },
+    /// The index says that a tensor is in a shard that is not there.
+    #[error(
+        "`{}` names `{}`, which does not exist ({missing} of its {total} files are missing); {}",
+        path.display(), Printable(shard), instead(usable.as_deref(), "download what is missing")
+    )]
+    MissingShard {
+        /// The index.
+        path: PathBuf,
+        /// The first file that is missing.
+        shard: String,
+        /// How many are missing.
+        missing: usize,
+        /// How many the index names.
+        total: usize,
+        /// Another file in the directory that was given, which can be opened.
+        usable: Option<PathBuf>,
+        /// What the system said.
+        source: Box<SourceError>,
+    },
+    /// A directory holds shards and does not say what lies where.
+    #[error(
+        "`{}` holds {found} of {expected} shards and not their index `{}`; {}",
+        path.display(), Printable(index), instead(usable.as_deref(), "download the index too")
+    )]
+    ShardsWithoutIndex {
+        /// The directory.
+        path: PathBuf,
+        /// How many shards there are.
+        found: usize,
+        /// How many there should be by their names.
+        expected: u64,
+        /// Name of the index.
+        index: String,
+        /// Another file in the directory, which can be opened.
+        usable: Option<PathBuf>,
+    },
     /// A directory holds no checkpoint.
-    #[error("`{}` holds no `*.safetensors` file, no `pytorch_model.bin` and no shard index", path.display())]
+    #[error(
+        "`{}` holds no `.safetensors`, `.st`, `.bin`, `.pt`, `.pth` or `.ckpt` file and no shard index{}",
+        path.display(),
+        sharded.map_or(String::new(), |sharded| format!("; {}", sharded.remedy()))
+    )]
     EmptyDirectory {
         /// The directory.
         path: PathBuf,
+        /// What it holds in place of one.
+        sharded: Option<Sharded>,
     },
     /// A directory holds several candidates.
     #[error("`{}` holds several checkpoints ({}); name one of them", path.display(), found.join(", "))]
@@ -160,6 +204,14 @@ pub enum CheckpointError {
         /// The candidates' names.
         found: Vec<String>,
     },
+}
+
+/// What to do where a file cannot be used, and perhaps another one can.
+fn instead(usable: Option<&Path>, otherwise: &str) -> String {
+    match usable {
+        Some(usable) => format!("`{}` is whole: give that one", usable.display()),
+        None => otherwise.to_owned(),
+    }
 }
 
 /// Why headers do not describe compact tensors.

@@ -1,12 +1,14 @@
 //! From checkpoints to ingredients: the same parameters, in the same order.
 
 mod error;
+mod prefix;
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::StoredTensor;
 use crate::checkpoint::convention::Located;
 use crate::checkpoint::convention::Source;
 use crate::checkpoint::convention::check_mask;
+use crate::checkpoint::ingredients::prefix::prefixes_apart;
 use crate::tensor::Arithmetic;
 use crate::tensor::Dtype;
 use crate::tensor::Shape;
@@ -282,19 +284,8 @@ fn hint(differences: &[Difference], first: &Located<'_>, other: &Located<'_>) ->
     if differences.iter().any(is_dtype) {
         return Some("only F16, BF16, F32 and F64 are converted: save both in one type".to_owned());
     }
-    for prefix in ["module.", "model.", "_orig_mod."] {
-        let strips = |long: &Located<'_>, short: &Located<'_>| {
-            long.len() == short.len()
-                && long.names().all(|name| {
-                    name.strip_prefix(prefix)
-                        .is_some_and(|name| short.get(name).is_some())
-                })
-        };
-        if strips(first, other) || strips(other, first) {
-            return Some(format!(
-                "the names differ only by the prefix `{prefix}`: `--strip-prefix {prefix}` takes it off"
-            ));
-        }
+    if let Some(prefixes) = prefixes_apart(first, other) {
+        return Some(prefixes);
     }
     let is_missing = |difference: &Difference| {
         matches!(

@@ -17,6 +17,9 @@ use crate::checkpoint::Shard;
 use crate::checkpoint::StoredTensor;
 use crate::checkpoint::derived::ResolveError;
 use crate::checkpoint::derived::resolve;
+use crate::checkpoint::directory::find_in_directory;
+use crate::checkpoint::directory::has_suffix;
+use crate::checkpoint::directory::others;
 use crate::checkpoint::map::Access;
 use crate::checkpoint::map::ByteSource;
 use crate::checkpoint::map::SourceError;
@@ -59,6 +62,39 @@ impl Checkpoint {
         checkpoint.resolved(path, opened.bitmask.as_slice())
     }
 
+    /// Opens a file or a shard index.
+    pub(super) fn open_either(path: &Path, options: &OpenOptions) -> Result<Self, CheckpointError> {
+        match has_suffix(path, ".json") {
+            true => Self::open_index(path, options),
+            false => Self::open_file(path, options),
+        }
+    }
+
+    /// Opens the checkpoint of a directory. Where that is not whole, the error names
+    /// another one that is.
+    pub(super) fn open_directory(
+        directory: &Path,
+        options: &OpenOptions,
+    ) -> Result<Self, CheckpointError> {
+        let (file, opened) = match find_in_directory(directory) {
+            Ok(file) => {
+                let opened = Self::open_either(&file, options);
+                (Some(file), opened)
+            }
+            Err(error) => (None, Err(error)),
+        };
+        opened.map_err(|mut error| {
+            if let CheckpointError::MissingShard { usable, .. }
+            | CheckpointError::ShardsWithoutIndex { usable, .. } = &mut error
+            {
+                let others = others(directory, file.as_deref());
+                let mut others = others.into_iter();
+                *usable = others.find(|other| Self::open_either(other, options).is_ok());
+            }
+            error
+        })
+    }
+
     pub(super) fn open_index(path: &Path, options: &OpenOptions) -> Result<Self, CheckpointError> {
         let index = read_index(path)?;
         let mut shard_names: Vec<&str> = index.weight_map.values().map(String::as_str).collect();
@@ -69,9 +105,20 @@ impl Checkpoint {
         let mut tensors = Vec::with_capacity(index.weight_map.len());
         let mut records = Vec::new();
         let mut left_out = Vec::new();
-        for shard_name in shard_names {
+        for &shard_name in &shard_names {
             let shard_path = directory.join(shard_name);
-            let source = ByteSource::open(&shard_path, options.access)?;
+            let source = ByteSource::open(&shard_path, options.access);
+            let source = source.map_err(|error| {
+                let missing = shard_names
+                    .iter()
+                    .filter(|name| !directory.join(name).exists());
+                missing_shard(
+                    path,
+                    shard_name,
+                    (missing.count(), shard_names.len()),
+                    error,
+                )
+            })?;
             let opened = open_shard(&shard_path, source, shards.len(), options)?;
             let is_placed = |tensor: &StoredTensor| {
                 index.weight_map.get(&tensor.name).map(String::as_str) == Some(shard_name)
@@ -123,6 +170,26 @@ impl Checkpoint {
             }
         }
         Ok(self)
+    }
+}
+
+/// Why a shard cannot be opened: of one that is not there, more than that.
+fn missing_shard(
+    index: &Path,
+    shard: &str,
+    (missing, total): (usize, usize),
+    error: SourceError,
+) -> CheckpointError {
+    match error {
+        SourceError::Missing { .. } => CheckpointError::MissingShard {
+            path: index.to_owned(),
+            shard: shard.to_owned(),
+            missing,
+            total,
+            usable: None,
+            source: Box::new(error),
+        },
+        error => error.into(),
     }
 }
 

@@ -300,7 +300,7 @@ pub(crate) struct MergeArguments {
 
     /// What to do with integer tensors that differ
     ///
-    /// `num_batches_tracked` always takes the largest.
+    /// `num_batches_tracked` and `n_averaged` always take the largest.
     #[arg(long, value_name = "POLICY", value_enum, default_value_t)]
     #[arg(help_heading = "Element types")]
     pub(crate) on_integer_mismatch: OnIntegerMismatch,
@@ -566,15 +566,17 @@ pub(crate) struct NameArguments {
     /// Key of the state dict in checkpoints of torch, such as `model` or `ema.model`
     ///
     /// Without it, the state dict is what a checkpoint holds, or what is in that under
-    /// `state_dict`, `model_state_dict` or `model`.
+    /// `state_dict`, `model_state_dict` or `model`. `.` stands for all that it holds: the
+    /// names of dicts within dicts are joined with dots.
     #[arg(long, value_name = "KEY")]
     pub(crate) key: Option<String>,
 
-    /// Take this off the beginning of tensor names, such as `module.`
+    /// Take this off the beginning of tensor names, such as `module.` (repeatable)
     ///
-    /// `module.` is what torch's DataParallel puts there. Names without it stay.
+    /// `module.` is what torch's DataParallel puts there, `_orig_mod.` is that of
+    /// torch.compile. Several are taken off one after the other. Names without one stay.
     #[arg(long, value_name = "PREFIX")]
-    pub(crate) strip_prefix: Option<String>,
+    pub(crate) strip_prefix: Vec<String>,
 }
 
 /// What is shown.

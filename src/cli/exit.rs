@@ -271,7 +271,9 @@ fn of_data(error: &DataError) -> Exit {
 fn of_checkpoint(error: &CheckpointError) -> Exit {
     match error {
         CheckpointError::Source(error) => of_source(error),
-        CheckpointError::Beside { source, .. } => of_source(source),
+        CheckpointError::Beside { source, .. } | CheckpointError::MissingShard { source, .. } => {
+            of_source(source)
+        }
         CheckpointError::List { .. } => Exit::Io,
         _ => Exit::Incompatible,
     }
@@ -303,6 +305,7 @@ fn of_merge(error: &MergeError) -> Exit {
         | MergeError::UnusedPattern { .. } => Exit::Usage,
         MergeError::Ingredients(error) => of_ingredients(error),
         MergeError::NotAMask { .. }
+        | MergeError::Hollow { .. }
         | MergeError::NonFinite { .. }
         | MergeError::IntegerMismatch { .. }
         | MergeError::OpaqueMismatch { .. } => Exit::Incompatible,
@@ -446,6 +449,7 @@ mod tests {
         );
         let empty = CheckpointError::EmptyDirectory {
             path: PathBuf::from("a"),
+            sharded: None,
         };
         check(empty.into(), Exit::Incompatible);
         check(IngredientsError::Nothing.into(), Exit::Usage);

@@ -8,6 +8,7 @@ use sms_merge::checkpoint::CheckpointError;
 use sms_merge::checkpoint::DtypeRule;
 use sms_merge::checkpoint::Ingredients;
 use sms_merge::checkpoint::MaskLayout;
+use sms_merge::checkpoint::Note;
 use sms_merge::checkpoint::OpenOptions;
 use sms_merge::checkpoint::map::Access;
 use sms_merge::connectivity::MismatchPolicy;
@@ -90,7 +91,7 @@ pub(crate) fn open_options(arguments: &ReadingArguments) -> OpenOptions {
 pub(crate) fn named(arguments: &NameArguments) -> OpenOptions {
     OpenOptions {
         key: arguments.key.clone(),
-        strip_prefix: arguments.strip_prefix.clone(),
+        strip_prefixes: arguments.strip_prefix.clone(),
         ..OpenOptions::default()
     }
 }
@@ -118,9 +119,10 @@ pub(crate) fn join(
     Ok(joined)
 }
 
-/// What there is to say of the checkpoints, a warning each.
-pub(crate) fn notes(ingredients: &Ingredients) -> impl Iterator<Item = String> {
+/// What there is to say of the checkpoints, what is the same of several in one warning.
+pub(crate) fn notes(ingredients: &Ingredients) -> impl Iterator<Item = String> + use<> {
     let notes = ingredients.checkpoints().iter().flat_map(Checkpoint::notes);
+    let notes = Note::gather(notes).into_iter();
     notes.map(|note| Clean(&note.to_string()).to_string())
 }
 

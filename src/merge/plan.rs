@@ -11,6 +11,7 @@ use crate::connectivity::Resolution;
 use crate::format::safetensors::Layout;
 use crate::kernel::PIECE;
 use crate::merge::MergeError;
+use crate::merge::hollow::refuse_hollow;
 use crate::merge::options::IntegerPolicy;
 use crate::merge::options::MergeOptions;
 use crate::merge::place::place;
@@ -126,6 +127,7 @@ impl MergePlan {
             return Err(MergeError::OutputDtype { dtype });
         }
         refuse_unused_patterns(ingredients, options)?;
+        refuse_hollow(ingredients)?;
         let mut tensors: Vec<PlannedTensor> = ingredients
             .parameters()
             .iter()
@@ -307,7 +309,10 @@ fn action(
             matching.map_or(Action::Average, |mean| Action::PooledVariance { mean })
         }
         Arithmetic::Average => Action::Average,
-        Arithmetic::Integer if last == "num_batches_tracked" => Action::Maximum,
+        // The second is the counter of torch's `AveragedModel`.
+        Arithmetic::Integer if matches!(last, "num_batches_tracked" | "n_averaged") => {
+            Action::Maximum
+        }
         Arithmetic::Integer => match options.integers {
             IntegerPolicy::Error => Action::Identical,
             IntegerPolicy::First => Action::First,

@@ -380,9 +380,8 @@ impl<'a> Rows<'a> {
                 };
                 for entry in begin..end {
                     let column = self.column(entry)?.filter(|&column| column < n_columns);
-                    let place = column.and_then(|column| {
-                        row.checked_mul(n_columns)?.checked_add(column)
-                    });
+                    let place =
+                        column.and_then(|column| row.checked_mul(n_columns)?.checked_add(column));
                     if !visit(entry, place)? {
                         return Ok(());
                     }

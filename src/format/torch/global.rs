@@ -200,7 +200,10 @@ const STORAGES: &[(&str, Dtype)] = &[
 
 /// The others. Their lengths are needed where storages lie one behind the other.
 const FOREIGN_STORAGES: &[(&str, ForeignType)] = &[
-    ("ComplexDoubleStorage", foreign("complex128", 16, Unread::Complex)),
+    (
+        "ComplexDoubleStorage",
+        foreign("complex128", 16, Unread::Complex),
+    ),
     ("QInt8Storage", foreign("qint8", 1, Unread::Quantised)),
     ("QUInt8Storage", foreign("quint8", 1, Unread::Quantised)),
     ("QInt32Storage", foreign("qint32", 4, Unread::Quantised)),
@@ -276,7 +279,11 @@ mod tests {
         check("builtins", "eval", None);
         check("torch.serialization", "load", None);
         check("torch._utils", "_rebuild_qtensor", None);
-        check("torch._utils", "_rebuild_sparse_tensor", Some(Global::Rebuild(Rebuild::Sparse)));
+        check(
+            "torch._utils",
+            "_rebuild_sparse_tensor",
+            Some(Global::Rebuild(Rebuild::Sparse)),
+        );
         check("numpy.core.multiarray", "_reconstruct", None);
     }
 }

@@ -227,7 +227,10 @@ impl<'a> Machine<'a> {
                 let line = self.reader.long_line()?;
                 self.push(decimal(line.strip_suffix(b"L").unwrap_or(line)))
             }
-            b'F' => self.reader.long_line().and_then(|_| self.push(Value::Float)),
+            b'F' => self
+                .reader
+                .long_line()
+                .and_then(|_| self.push(Value::Float)),
             b'S' => {
                 let line = self.reader.long_line()?;
                 let quoted = line.get(1..line.len().saturating_sub(1));
@@ -358,7 +361,9 @@ impl<'a> Machine<'a> {
 /// A whole number in decimal digits. One that takes more than 64 bits is a number and no
 /// more: nothing here needs it.
 fn decimal(digits: &[u8]) -> Value<'_> {
-    let number = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+    let number = std::str::from_utf8(digits)
+        .ok()
+        .and_then(|digits| digits.parse().ok());
     number.map_or(Value::Float, Value::Int)
 }
 

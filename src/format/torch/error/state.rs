@@ -112,7 +112,10 @@ pub enum StateError {
         parts: Vec<LeftOut>,
     },
     /// A key of the dict is no text.
-    #[error("its dict of tensors has {} as a name, expected text", Printable(found))]
+    #[error(
+        "its dict of tensors has {} as a name, expected text",
+        Printable(found)
+    )]
     Name {
         /// What it is.
         found: String,
@@ -214,7 +217,9 @@ fn no_tensor(candidates: &Names, can_join: bool, parts: &[LeftOut]) -> String {
             true => ", or join the names of all of them with `--key .`",
             false => "",
         };
-        return format!(" by name, but dicts of tensors: {candidates}; name one with `--key`{join}");
+        return format!(
+            " by name, but dicts of tensors: {candidates}; name one with `--key`{join}"
+        );
     }
     const SHOWN: usize = 4;
     let shown = parts.iter().take(SHOWN);

@@ -138,7 +138,9 @@ impl<'a> Machine<'a> {
         start: usize,
     ) -> Result<(), PickleError> {
         self.require_above(start)?;
-        let value = self.heap.new_opaque(names, What::Object, &self.stack[start..])?;
+        let value = self
+            .heap
+            .new_opaque(names, What::Object, &self.stack[start..])?;
         self.stack.truncate(start);
         self.push(value)
     }

@@ -106,12 +106,7 @@ impl<'a> Machine<'a> {
     }
 
     /// A tensor that is not read, called `torch.NAME` in messages.
-    fn unread(
-        &mut self,
-        name: &'a str,
-        why: Unread,
-        span: Span,
-    ) -> Result<Value<'a>, PickleError> {
+    fn unread(&mut self, name: &'a str, why: Unread, span: Span) -> Result<Value<'a>, PickleError> {
         let parts = [Value::Tuple(span)];
         self.heap
             .new_opaque(("torch", name), What::Tensor(why), &parts)

@@ -24,10 +24,7 @@ pub(super) fn is_of_training(name: &str) -> bool {
 }
 
 /// The parts that are no tensors, if none of them holds one that the model may need.
-pub(super) fn left_out(
-    heap: &Heap<'_>,
-    others: &[Named<'_>],
-) -> Result<Vec<LeftOut>, StateError> {
+pub(super) fn left_out(heap: &Heap<'_>, others: &[Named<'_>]) -> Result<Vec<LeftOut>, StateError> {
     let mut search = Search::new(heap);
     for (name, value) in others {
         if !is_of_training(name) && search.finds_tensor(*value) {

@@ -119,7 +119,9 @@ pub(super) fn sparse_view(
         PlacesRef::Coordinates(indices) => {
             let indices = part("indices", indices)?;
             if rank == 0 || !is_index(&indices, &[rank, count]) {
-                return Err(wrong("has indices of another shape or type than its values"));
+                return Err(wrong(
+                    "has indices of another shape or type than its values",
+                ));
             }
             Places::Coordinates(indices)
         }
@@ -129,7 +131,9 @@ pub(super) fn sparse_view(
             };
             let (rows, columns) = (part("crow_indices", rows)?, part("col_indices", columns)?);
             if !is_index(&rows, &[n_rows.saturating_add(1)]) || !is_index(&columns, &[count]) {
-                return Err(wrong("has indices of another shape or type than its values"));
+                return Err(wrong(
+                    "has indices of another shape or type than its values",
+                ));
             }
             Places::Rows(rows, columns)
         }
