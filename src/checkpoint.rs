@@ -168,6 +168,8 @@ pub struct Checkpoint {
     stored: Option<Vec<StoredTensor>>,
     left_out: Vec<LeftOut>,
     is_renamed: bool,
+    /// Prefixes that were to be taken off.
+    prefixes: Vec<String>,
     /// What a model has beside its tensors.
     graph: Option<Box<onnx::Graph>>,
 }
@@ -195,6 +197,7 @@ impl Checkpoint {
         for prefix in &options.strip_prefixes {
             checkpoint.strip_prefix(prefix)?;
         }
+        checkpoint.prefixes.clone_from(&options.strip_prefixes);
         Ok(checkpoint)
     }
 
@@ -209,6 +212,7 @@ impl Checkpoint {
             stored: None,
             left_out: Vec::new(),
             is_renamed: false,
+            prefixes: Vec::new(),
             graph: None,
         }
     }

@@ -11,8 +11,11 @@ use std::path::PathBuf;
 use sms_merge::checkpoint::Checkpoint;
 use sms_merge::checkpoint::CheckpointError;
 use sms_merge::checkpoint::CompactError;
+use sms_merge::checkpoint::ContentError;
+use sms_merge::checkpoint::Note;
 use sms_merge::checkpoint::OpenOptions;
 use sms_merge::checkpoint::map::Access;
+use sms_merge::checkpoint::map::SourceError;
 use sms_merge::format::torch::ArchiveError;
 use sms_merge::format::torch::LegacyError;
 use sms_merge::format::torch::PickleError;
@@ -39,12 +42,13 @@ variants! { ARCHIVE, archive, ArchiveError:
 }
 
 variants! { PICKLE, pickle, PickleError:
-    NotAPickle Protocol CutShort Opcode Global Nothing Unexpected NotUtf8 LongName Memo Stack
-    Memory Call Storage StorageTwice Conjugate
+    Protocol CutShort Opcode Nothing Unexpected NotUtf8 LongName Memo Stack Memory Call Storage
+    StorageTwice
 }
 
 variants! { STATE, state, StateError:
-    NotADict NoKey Several NoTensor Name TensorTwice Nested TooLarge Bounds Expanded
+    NotADict Object NoKey Several NoTensor Name TensorTwice Nested Joined Unread Sparse TooLarge
+    Bounds Expanded
 }
 
 variants! { LEGACY, legacy, LegacyError:
@@ -91,6 +95,10 @@ fn refused_as(error: &CheckpointError) -> String {
             source: CompactError::NotContiguous { .. },
             ..
         } => "compact-not-contiguous".to_owned(),
+        CheckpointError::Source(SourceError::Content {
+            source: ContentError::Place { .. },
+            ..
+        }) => "content-place".to_owned(),
         other => panic!("{other}"),
     }
 }
@@ -100,6 +108,7 @@ fn options(name: &str) -> OpenOptions {
     match name {
         "archive-directory-limit" | "archive-entry-limit" => options.header_limit = 1000,
         "pickle-memory" | "pickle-memory--views" => options.header_limit = 5100,
+        "state-joined" => options.header_limit = 8000,
         "legacy-limit" => options.header_limit = 100,
         "state-no-key" => options.key = Some("model.encoder".to_owned()),
         "state-not-a-dict--key" => options.key = Some("net".to_owned()),
@@ -155,19 +164,51 @@ fn messages_name_what_was_found_and_what_to_do() {
             assert!(message.contains(part), "{name}: {message}");
         }
     };
-    check("pickle-global--system-2", &["`posix.system`", "not loaded"]);
-    check("pickle-global--system-4", &["`posix.system`"]);
-    check("pickle-global--eval", &["`builtins.eval`"]);
-    check("pickle-global--exec", &["`builtins.exec`"]);
+    for protocol in [0, 2, 4] {
+        let name = format!("state-no-tensor--system-{protocol}");
+        check(&name, &["holds no tensor", "`w` (posix.system)"]);
+    }
+    check("state-no-tensor--eval", &["`w` (eval)"]);
     check(
-        "pickle-global--unused",
-        &["`os.system`", "state dict alone"],
+        "state-object--exec",
+        &["`exec`", "not loaded", "dict alone"],
     );
-    check("pickle-global--state", &["`builtins.getattr`"]);
-    check("pickle-global--torch-load", &["`torch.load`"]);
-    check("pickle-global--module", &["`__main__.Net`"]);
-    check("pickle-global--dotted", &["`torch._utils.os.system()`"]);
-    check("pickle-global--legacy", &["`posix.system`"]);
+    check("state-no-tensor--torch-load", &["`w` (torch.load)"]);
+    check("state-object--module", &["`__main__.Net`"]);
+    check(
+        "state-object--key",
+        &["`model` is an object", "`__main__.Net`"],
+    );
+    check("state-object--dotted", &["`torch._utils.os.system()`"]);
+    check("state-object--legacy", &["`posix.system`"]);
+    check("state-object--inst", &["`os.system`"]);
+    check("state-object--obj", &["`os.system`"]);
+    check("state-object--oldest", &["`os.system`"]);
+    check("state-unread", &["`w` is a `os.system`", "as_subclass"]);
+    check(
+        "state-unread--complex",
+        &["`torch.complex128`", "view_as_real"],
+    );
+    check(
+        "state-unread--conjugate",
+        &["`.resolve_conj().resolve_neg()`"],
+    );
+    check("state-unread--blocks", &["`.to_dense()`"]);
+    check("state-nested--object", &["`v` is collections.deque"]);
+    check(
+        "state-sparse",
+        &["`w` has more than 16,384", "`.to_dense()`"],
+    );
+    check("state-sparse--hybrid", &["`.to_dense()`"]);
+    check(
+        "content-place--order",
+        &["entry 3 of", "`w`", "`.coalesce()`"],
+    );
+    check("content-place--twice", &["entry 2 of", "`.coalesce()`"]);
+    check("content-place--outside", &["entry 3 of", "outside"]);
+    check("content-place--negative", &["entry 2 of", "outside"]);
+    check("content-place--column", &["entry 1 of", "outside"]);
+    check("content-place--columns", &["entry 1 of", "in its row"]);
     check(
         "archive-compressed",
         &["`archive/data/0`", "`torch.save` again"],
@@ -192,6 +233,36 @@ fn messages_name_what_was_found_and_what_to_do() {
 }
 
 #[test]
+fn what_would_run_is_inert_beside_the_tensors() {
+    let expected: Vec<u8> = (0..16).collect();
+    let mut n_files = 0;
+    for entry in fs::read_dir(folder().with_file_name("inert")).unwrap() {
+        let path = entry.unwrap().path();
+        n_files += 1;
+        for access in [Access::Mapped, Access::Pread] {
+            let options = OpenOptions {
+                access,
+                ..OpenOptions::default()
+            };
+            let checkpoint = Checkpoint::open(&path, &options).unwrap();
+            let [tensor] = checkpoint.tensors() else {
+                panic!("{}", path.display());
+            };
+            assert_eq!(tensor.name, "w");
+            let mut scratch = Vec::new();
+            let found = checkpoint.read(tensor, 0, 4, &mut scratch).unwrap();
+            assert_eq!(found, expected);
+            let notes: Vec<String> = checkpoint.notes().iter().map(Note::to_string).collect();
+            let is_named = notes.iter().any(|note| note.ends_with("left out"));
+            let stem = path.file_stem().unwrap();
+            let is_silent = ["popped", "state"].iter().any(|silent| *silent == stem);
+            assert_ne!(is_named, is_silent, "{notes:?}");
+        }
+    }
+    assert_eq!(n_files, 12);
+}
+
+#[test]
 fn a_cut_file_is_refused_wherever_it_is_cut() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("cut.pt");
@@ -209,7 +280,14 @@ fn a_cut_file_is_refused_wherever_it_is_cut() {
 fn no_byte_of_a_directory_or_pickle_brings_a_panic() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("other.pt");
-    for name in ["wrapped_twice.pt", "model_legacy.pt", "python2.pt"] {
+    for name in [
+        "wrapped_twice.pt",
+        "model_legacy.pt",
+        "python2.pt",
+        "sparse.pt",
+        "inert/items.pt",
+        "inert/attribute.pt",
+    ] {
         let whole = fs::read(folder().with_file_name(name)).unwrap();
         for at in (0..whole.len()).step_by(7) {
             for change in [0x01, 0xff] {

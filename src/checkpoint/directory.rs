@@ -124,7 +124,8 @@ pub(super) fn others(directory: &Path, file: Option<&Path>) -> Vec<PathBuf> {
         return Vec::new();
     };
     let picked = (0..CANDIDATES.len()).filter_map(|kind| listing.pick(kind));
-    let others = picked.filter(|path| Some(path.as_path()) != file);
+    let is_whole = |path: &&PathBuf| n_shards(path).is_none_or(|(_, n_shards)| n_shards < 2);
+    let others = picked.filter(|path| Some(path.as_path()) != file && is_whole(path));
     others.cloned().collect()
 }
 

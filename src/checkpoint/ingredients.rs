@@ -265,13 +265,18 @@ fn refuse_differences(
     Err(IngredientsError::Different {
         first: first.path().to_owned(),
         other: other.path().to_owned(),
-        hint: hint(&differences, first_logical, other_logical),
+        hint: hint(&differences, first, first_logical, other_logical),
         differences,
     })
 }
 
 /// What would make two checkpoints agree, if it is one of the usual things.
-fn hint(differences: &[Difference], first: &Located<'_>, other: &Located<'_>) -> Option<String> {
+fn hint(
+    differences: &[Difference],
+    checkpoint: &Checkpoint,
+    first: &Located<'_>,
+    other: &Located<'_>,
+) -> Option<String> {
     let is_averaged = |dtype: Dtype| dtype.arithmetic() == Arithmetic::Average;
     let is_convertible = |difference: &Difference| match difference {
         Difference::Dtype(_, first, other) => is_averaged(*first) && is_averaged(*other),
@@ -284,7 +289,7 @@ fn hint(differences: &[Difference], first: &Located<'_>, other: &Located<'_>) ->
     if differences.iter().any(is_dtype) {
         return Some("only F16, BF16, F32 and F64 are converted: save both in one type".to_owned());
     }
-    if let Some(prefixes) = prefixes_apart(first, other) {
+    if let Some(prefixes) = prefixes_apart(checkpoint, first, other) {
         return Some(prefixes);
     }
     let is_missing = |difference: &Difference| {

@@ -34,8 +34,13 @@ pub struct Note {
 pub enum About {
     /// Parts of it are no tensors of its state dict, and are not read.
     LeftOut(Vec<LeftOut>),
-    /// All names begin with what wrappers put there, the outermost first.
-    Wrapped(Vec<&'static str>),
+    /// All names begin with what wrappers put there.
+    Wrapped {
+        /// What they begin with.
+        begin: String,
+        /// The prefixes to take off one after the other, those that were asked for first.
+        prefixes: Vec<String>,
+    },
     /// Tensors have their elements in common, which are written for each of them.
     Tied {
         /// The first two.
@@ -62,6 +67,14 @@ impl Note {
     }
 }
 
+/// The options that take these prefixes off.
+pub(super) fn strip_recipe(prefixes: &[String]) -> String {
+    let options = prefixes
+        .iter()
+        .map(|prefix| format!("--strip-prefix {prefix}"));
+    options.collect::<Vec<_>>().join(" ")
+}
+
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 4;
@@ -81,19 +94,12 @@ impl fmt::Display for Note {
                 let shown = shown.join(", ");
                 write!(f, "{path} holds more than tensors: {shown}{more}; left out")
             }
-            About::Wrapped(prefixes) => {
-                let begin = prefixes.concat();
-                let recipe = prefixes
-                    .iter()
-                    .map(|prefix| format!("--strip-prefix {prefix}"));
-                let recipe: Vec<String> = recipe.collect();
-                write!(
-                    f,
-                    "all names of {path} begin with `{begin}`, as DataParallel or torch.compile \
-                     writes them; `{}` takes it off",
-                    recipe.join(" ")
-                )
-            }
+            About::Wrapped { begin, prefixes } => write!(
+                f,
+                "all names of {path} begin with `{begin}`, as DataParallel, AveragedModel or \
+                 torch.compile write them; `{}` takes it off",
+                strip_recipe(prefixes)
+            ),
             About::Tied { names, more } => {
                 let [first, second] = names.each_ref().map(|name| Printable(name));
                 let more = match more {
@@ -120,7 +126,10 @@ impl Checkpoint {
     pub fn notes(&self) -> Vec<Note> {
         let left_out = (!self.left_out.is_empty()).then(|| About::LeftOut(self.left_out.clone()));
         let wrapped = self.wrappers();
-        let wrapped = (!wrapped.is_empty()).then_some(About::Wrapped(wrapped));
+        let wrapped = (!wrapped.is_empty()).then(|| About::Wrapped {
+            begin: wrapped.concat(),
+            prefixes: self.prefixes_and(wrapped),
+        });
         let unmasked = self.unmasked().map(About::Unmasked);
         let notes = [left_out, wrapped, self.tied(), unmasked];
         let note = |about| Note {
@@ -129,6 +138,13 @@ impl Checkpoint {
             about,
         };
         notes.into_iter().flatten().map(note).collect()
+    }
+
+    /// The prefixes that were to be taken off, and more.
+    pub(super) fn prefixes_and<'p>(&self, more: impl IntoIterator<Item = &'p str>) -> Vec<String> {
+        let asked_for = self.prefixes.iter().cloned();
+        let more = more.into_iter().map(str::to_owned);
+        asked_for.chain(more).collect()
     }
 
     /// The prefixes of wrappers that all names begin with, one after the other.

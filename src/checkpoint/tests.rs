@@ -64,6 +64,9 @@ fn the_checkpoint_of_a_directory() {
         &["a.safetensors", "model.safetensors"],
         &["model.safetensors"],
     );
+    check(&["only.st"], &["only.st"]);
+    check(&["only.ckpt"], &["only.ckpt"]);
+    check(&["a.st", "b.safetensors", "c.ckpt"], &["b.safetensors"]);
     check(
         &["shard.safetensors", "model.safetensors.index.json"],
         &["indexed"],
@@ -90,6 +93,66 @@ fn directories_without_one_checkpoint_are_refused() {
         panic!("two candidates were accepted");
     };
     assert_eq!(found, ["a.safetensors", "b.safetensors"]);
+    let shards = [
+        ("m-00001-of-00002.bin", vec![]),
+        ("m-00002-of-00002.bin", vec![]),
+    ];
+    for n_shards in [1, 2] {
+        let Err(CheckpointError::ShardsWithoutIndex {
+            found,
+            expected: 2,
+            index,
+            usable: None,
+            ..
+        }) = open(directory(&shards[..n_shards]).path())
+        else {
+            panic!("shards without an index were accepted");
+        };
+        assert_eq!((found, index.as_str()), (n_shards, "m.bin.index.json"));
+    }
+    for (file, expected) in [
+        ("__0_0.distcp", Sharded::Torch),
+        ("zero_to_fp32.py", Sharded::DeepSpeed),
+    ] {
+        let Err(CheckpointError::EmptyDirectory { sharded, .. }) =
+            open(directory(&[(file, vec![])]).path())
+        else {
+            panic!("parts were taken for a checkpoint");
+        };
+        assert_eq!(sharded, Some(expected));
+    }
+}
+
+#[test]
+fn a_stale_index_names_what_can_be_used() {
+    let stale = (
+        "model.safetensors.index.json",
+        index(&[("a", "gone.safetensors")]),
+    );
+    let check = |others: &[(&str, Vec<u8>)], expected: Option<&str>| {
+        let directory = directory(&[&[stale.clone()], others].concat());
+        let Err(CheckpointError::MissingShard {
+            shard,
+            missing: 1,
+            total: 1,
+            usable,
+            ..
+        }) = open(directory.path())
+        else {
+            panic!("a stale index was accepted");
+        };
+        assert_eq!(shard, "gone.safetensors");
+        assert_eq!(usable, expected.map(|name| directory.path().join(name)));
+        if let Some(usable) = usable {
+            open(&usable).unwrap();
+        }
+    };
+    check(&[], None);
+    // Neither a shard nor a file that cannot be opened is a way out.
+    let shard = ("model-00001-of-00002.safetensors", file(&["a"], &[]));
+    check(&[shard, ("pytorch_model.bin", vec![1])], None);
+    let whole = ("model.safetensors", file(&["a"], &[]));
+    check(&[whole], Some("model.safetensors"));
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Names that differ by what programs put before them, and how to take it off.
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
 
+use crate::checkpoint::Checkpoint;
 use crate::checkpoint::convention::Located;
+use crate::checkpoint::names::strip_recipe;
 
 /// What wrappers put before every name: DataParallel and AveragedModel, torch.compile,
 /// and the usual attribute of a LightningModule.
@@ -14,7 +15,12 @@ const MOST: usize = 3;
 const COUNTER: &str = "n_averaged";
 
 /// What makes the names of two checkpoints the same, if prefixes are all that differs.
-pub(super) fn prefixes_apart(first: &Located<'_>, other: &Located<'_>) -> Option<String> {
+/// What was taken off `checkpoint` already is taken off again.
+pub(super) fn prefixes_apart(
+    checkpoint: &Checkpoint,
+    first: &Located<'_>,
+    other: &Located<'_>,
+) -> Option<String> {
     let names = |located: &Located<'_>| -> Vec<String> {
         let names = located.names().filter(|name| *name != COUNTER);
         names.map(str::to_owned).collect()
@@ -24,26 +30,20 @@ pub(super) fn prefixes_apart(first: &Located<'_>, other: &Located<'_>) -> Option
         return None;
     }
     let found = apart(&first_names, &other_names)?;
-
-    let mut text = match found.len() {
-        1 => format!("the names differ only by the prefix `{}`: `", found[0]),
-        _ => "the names differ only by prefixes: `".to_owned(),
+    let differ = match found.as_slice() {
+        [prefix] => format!("the names differ only by the prefix `{prefix}`"),
+        _ => "the names differ only by prefixes".to_owned(),
     };
-    let mut recipe: Vec<String> = Vec::new();
-    recipe.extend(
-        found
-            .iter()
-            .map(|prefix| format!("--strip-prefix {prefix}")),
-    );
+    let mut recipe = strip_recipe(&checkpoint.prefixes_and(found.iter().map(String::as_str)));
     if first.get(COUNTER).is_some() != other.get(COUNTER).is_some() {
-        recipe.push(format!("--exclude {COUNTER}"));
+        recipe += " --exclude ";
+        recipe += COUNTER;
     }
-    let ending = match recipe.len() {
-        1 => "takes it off",
+    let ending = match found.len() {
+        1 if !recipe.contains(" --") => "takes it off",
         _ => "makes them the same",
     };
-    write!(text, "{}` {ending}", recipe.join(" ")).ok()?;
-    Some(text)
+    Some(format!("{differ}: `{recipe}` {ending}"))
 }
 
 /// The fewest prefixes without which the names are the same.
@@ -51,7 +51,16 @@ fn apart(first: &[String], other: &[String]) -> Option<Vec<String>> {
     let mut candidates: Vec<String> = KNOWN.map(str::to_owned).to_vec();
     candidates.extend(more_before(first, other));
     candidates.extend(more_before(other, first));
+    candidates.extend(common_before(first));
+    candidates.extend(common_before(other));
+    let letters = |names: &[String], prefixes: &[&String]| -> usize {
+        names.iter().map(|name| strip(name, prefixes).len()).sum()
+    };
     let same = |prefixes: &[&String]| {
+        // Most sequences are told apart without a list of names.
+        if letters(first, prefixes) != letters(other, prefixes) {
+            return false;
+        }
         let first = stripped(first, prefixes);
         first.is_some() && first == stripped(other, prefixes)
     };
@@ -66,6 +75,14 @@ fn more_before(long: &[String], short: &[String]) -> Option<String> {
     let is_known: BTreeSet<&str> = short.iter().map(String::as_str).collect();
     let at = dots.find(|&at| is_known.contains(&first[at..]))?;
     Some(first[..at].to_owned())
+}
+
+/// The first component of all names, if it is the same.
+fn common_before(names: &[String]) -> Option<String> {
+    let first = names.first()?;
+    let begin = &first[..=first.find('.')?];
+    let is_common = names.iter().all(|name| name.starts_with(begin));
+    is_common.then(|| begin.to_owned())
 }
 
 /// The first sequence of candidates of that length, none of them twice, of which `same` is
@@ -94,14 +111,16 @@ fn sequence(
 /// The names without these prefixes, taken off one after the other where they are there;
 /// `None` if two become the same.
 fn stripped<'n>(names: &'n [String], prefixes: &[&String]) -> Option<BTreeSet<&'n str>> {
-    let strip = |name: &'n String| {
-        prefixes.iter().fold(name.as_str(), |name, prefix| {
-            let rest = name.strip_prefix(prefix.as_str());
-            rest.filter(|rest| !rest.is_empty()).unwrap_or(name)
-        })
-    };
-    let stripped: BTreeSet<&str> = names.iter().map(strip).collect();
+    let stripped: BTreeSet<&str> = names.iter().map(|name| strip(name, prefixes)).collect();
     (stripped.len() == names.len()).then_some(stripped)
+}
+
+/// A name without these prefixes.
+fn strip<'n>(name: &'n str, prefixes: &[&String]) -> &'n str {
+    prefixes.iter().fold(name, |name, prefix| {
+        let rest = name.strip_prefix(prefix.as_str());
+        rest.filter(|rest| !rest.is_empty()).unwrap_or(name)
+    })
 }
 
 #[cfg(test)]
@@ -133,6 +152,11 @@ mod tests {
             &["module._orig_mod.a"],
             &["model.a"],
             Some(&["module.", "_orig_mod.", "model."]),
+        );
+        check(
+            &["net.a", "net.b"],
+            &["module.a", "module.b"],
+            Some(&["module.", "net."]),
         );
         check(&["a"], &["b"], None);
         check(&["module.a", "a"], &["a", "b"], None);

@@ -366,8 +366,12 @@ impl<'a> Heap<'a> {
             (_, "scalar") if is_numpy => "a numpy number".into(),
             (_, "_reconstruct" | "_frombuffer") if is_numpy => "a numpy array".into(),
             ("", name) => name.to_owned().into(),
-            ("builtins" | "__builtin__", "complex") => "a number".into(),
-            ("builtins" | "__builtin__", name) => format!("a {name}").into(),
+            ("builtins" | "__builtin__", name) => match name {
+                "complex" => "a number".into(),
+                "xrange" => "a range".into(),
+                "bytearray" | "frozenset" | "range" | "set" | "slice" => format!("a {name}").into(),
+                name => name.to_owned().into(),
+            },
             (module, name) => format!("{module}.{name}").into(),
         }
     }

@@ -183,7 +183,7 @@ pub(super) fn state_dict(pickle: &Pickle<'_>, key: Option<&str>) -> Result<State
         false => direct(heap, chosen.dict)?,
     };
     refuse_unread(heap, &found.tensors)?;
-    let mut parts = left_out(heap, &found.others)?;
+    let mut parts = left_out(heap, &found.others, chosen.all)?;
     parts.extend(attributes(heap, &found.tensors));
     parts.extend(chosen.beside);
     refuse_duplicates(&mut found.tensors)?;

@@ -131,8 +131,8 @@ pub enum StateError {
         "`{}` is {} that holds tensors, and stands among tensors; {}",
         Printable(name),
         Printable(found),
-        if *is_dict {
-            "`--key .` joins its names with dots to the others"
+        if *can_join {
+            "`--key .` joins the names of dicts within dicts with dots"
         } else {
             "load the file in Python and write the tensors alone, each under a name"
         }
@@ -142,8 +142,8 @@ pub enum StateError {
         name: String,
         /// What it is.
         found: String,
-        /// Whether its names can be joined to the others.
-        is_dict: bool,
+        /// Whether the names of all that the file holds can be joined.
+        can_join: bool,
     },
     /// The names of dicts within dicts take more memory than they may.
     #[error(

@@ -50,7 +50,7 @@ impl<'a> Machine<'a> {
         let Value::Storage(storage) = place else {
             // The storage is an object that is not known.
             return match place {
-                Value::Opaque(_) => self.unread("tensor", Unread::Other, span),
+                Value::Opaque(_) => self.unread("Tensor", Unread::Other, span),
                 _ => Err(wrong),
             };
         };
@@ -87,7 +87,7 @@ impl<'a> Machine<'a> {
         }
         match element {
             Err((name, why)) => self.unread(name, why, span),
-            Ok(_) if has_metadata => self.unread("tensor", Unread::Negated, span),
+            Ok(_) if has_metadata => self.unread("Tensor", Unread::Negated, span),
             Ok(dtype) => self.heap.new_tensor(TensorRef {
                 storage,
                 dtype,
@@ -128,8 +128,8 @@ impl<'a> Machine<'a> {
             .iter()
             .any(|item| matches!(item, Value::Opaque(_)));
         let (places, values, sizes) = match (layout, data_items) {
-            (Layout::Other, _) => return self.unread("tensor", Unread::Blocks, span),
-            _ if has_unread => return self.unread("tensor", Unread::Other, span),
+            (Layout::Other, _) => return self.unread("Tensor", Unread::Blocks, span),
+            _ if has_unread => return self.unread("Tensor", Unread::Other, span),
             (
                 Layout::Coo,
                 &[

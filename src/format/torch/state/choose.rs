@@ -27,6 +27,9 @@ pub(super) struct Chosen {
     pub(super) dict: u32,
     /// Whether the names of dicts within it are joined.
     pub(super) is_joined: bool,
+    /// The dict whose names are all joined under the key `.`, if that is another way to
+    /// read the checkpoint.
+    pub(super) all: Option<u32>,
     /// What stands beside it in the dicts that led to it.
     pub(super) beside: Vec<LeftOut>,
 }
@@ -35,11 +38,13 @@ pub(super) struct Chosen {
 pub(super) fn choose(pickle: &Pickle<'_>, key: Option<&str>) -> Result<Chosen, StateError> {
     let heap = &pickle.heap;
     let mut way = Way::default();
-    let mut dict = as_dict(heap, pickle.root, None)?;
+    let all = as_dict(heap, pickle.root, None)?;
+    let mut dict = all;
     if key == Some(ALL) {
         return Ok(Chosen {
             dict,
             is_joined: true,
+            all: None,
             beside: Vec::new(),
         });
     }
@@ -55,11 +60,12 @@ pub(super) fn choose(pickle: &Pickle<'_>, key: Option<&str>) -> Result<Chosen, S
     };
     let is_joined = !holds_tensor(dict);
     if is_joined && !is_tree(heap, dict) {
-        return Err(no_tensor(heap, dict));
+        return Err(no_tensor(heap, (all, dict), &way));
     }
     Ok(Chosen {
         dict,
         is_joined,
+        all: (!is_joined).then_some(all),
         beside: way.beside(heap),
     })
 }
@@ -69,6 +75,20 @@ pub(super) fn choose(pickle: &Pickle<'_>, key: Option<&str>) -> Result<Chosen, S
 struct Way<'a>(Vec<(u32, &'a str)>);
 
 impl Way<'_> {
+    /// A key of the last dict as one that leads there from the first.
+    fn key(&self, last: &str) -> String {
+        let keys = self.0.iter().map(|&(_, key)| key);
+        keys.chain([last]).collect::<Vec<_>>().join(".")
+    }
+
+    /// The same of several keys.
+    fn keys(&self, last: &[&str]) -> Names {
+        // One long text may be the name of many dicts: only what is shown is copied.
+        let shown: Vec<String> = last.iter().take(8).map(|key| self.key(key)).collect();
+        let more = last.iter().skip(8).copied();
+        shown.iter().map(String::as_str).chain(more).collect()
+    }
+
     /// What stands beside the keys that were followed.
     fn beside(&self, heap: &Heap<'_>) -> Vec<LeftOut> {
         let steps = self.0.iter().map(|&(dict, followed)| {
@@ -116,8 +136,9 @@ fn unwrap<'a>(heap: &Heap<'a>, dict: u32, way: &mut Way<'a>) -> Result<u32, Stat
                 dict = inner;
             }
             several => {
+                let keys: Vec<&str> = several.iter().map(|&(key, _)| key).collect();
                 return Err(StateError::Several {
-                    found: several.iter().map(|&(key, _)| key).collect(),
+                    found: way.keys(&keys),
                 });
             }
         }
@@ -160,13 +181,14 @@ fn look_up<'k, 'a: 'k>(
     }
 }
 
-/// Why a dict is no state dict: others may be, or it holds a model as an object.
-fn no_tensor(heap: &Heap<'_>, dict: u32) -> StateError {
+/// Why a dict is no state dict: others may be, or it holds a model as an object. `all` is
+/// the dict that the way to it began with.
+fn no_tensor(heap: &Heap<'_>, (all, dict): (u32, u32), way: &Way<'_>) -> StateError {
     let candidates = candidates(heap, dict);
     if candidates.is_empty()
         && let Some((key, found)) = model_in(heap, dict)
     {
-        let key = Some(key.to_owned());
+        let key = Some(way.key(key));
         return StateError::Object { key, found };
     }
     let entries = heap.dict(dict).iter();
@@ -175,14 +197,14 @@ fn no_tensor(heap: &Heap<'_>, dict: u32) -> StateError {
         _ => None,
     });
     StateError::NoTensor {
-        can_join: !candidates.is_empty() && can_join(heap, dict),
-        candidates,
+        can_join: !candidates.is_empty() && can_join(heap, all),
+        candidates: way.keys(&candidates),
         parts: named_parts(heap, &parts.collect::<Vec<_>>()),
     }
 }
 
 /// Keys that lead to a dict of tensors.
-fn candidates(heap: &Heap<'_>, dict: u32) -> Names {
+fn candidates<'a>(heap: &Heap<'a>, dict: u32) -> Vec<&'a str> {
     // One dict may stand under many keys, and is looked into once. Trees are looked for in
     // the first few alone, since several may share what is in them.
     const MOST_TREES: usize = 32;

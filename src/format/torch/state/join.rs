@@ -8,7 +8,9 @@ use crate::format::torch::heap::Heap;
 use crate::format::torch::heap::Value;
 use crate::format::torch::state::Found;
 use crate::format::torch::state::is_tensor;
+use crate::format::torch::state::refuse_unread;
 use crate::format::torch::state::search::is_of_training;
+use crate::format::torch::state::search::left_out;
 
 /// Most dicts within each other.
 const DEEPEST: usize = 8;
@@ -63,7 +65,11 @@ fn is_branch(heap: &Heap<'_>, dict: u32, seen: &mut BTreeSet<u32>, depth: usize)
 
 /// Whether [`join`] would find tensors and nothing to refuse.
 pub(super) fn can_join(heap: &Heap<'_>, dict: u32) -> bool {
-    join(heap, dict).is_ok_and(|found| !found.tensors.is_empty())
+    join(heap, dict).is_ok_and(|found| {
+        !found.tensors.is_empty()
+            && refuse_unread(heap, &found.tensors).is_ok()
+            && left_out(heap, &found.others, None).is_ok()
+    })
 }
 
 /// All values of a dict and of the dicts in it, the keys that lead to each joined with

@@ -8,30 +8,83 @@ use crate::format::torch::StateError;
 use crate::format::torch::heap::Heap;
 use crate::format::torch::heap::Value;
 use crate::format::torch::state::Named;
+use crate::format::torch::state::join::can_join;
 
-/// What the names of things begin with that belong to a training and not to its model.
-/// They may hold tensors, which nobody means who averages models.
-const TRAINING: [&str; 15] = [
-    "amp", "arg", "callback", "cfg", "config", "hparam", "hyper", "loops", "lr_sched", "metric",
-    "optim", "random", "rng", "scaler", "sched",
+/// Beginnings of words in the names of things that belong to a training and not to its
+/// model. They may hold tensors, which nobody means who averages models.
+const TRAINING: [&str; 16] = [
+    "amp",
+    "arg",
+    "callback",
+    "cfg",
+    "config",
+    "criterion",
+    "hparam",
+    "hyper",
+    "loops",
+    "loss",
+    "metric",
+    "optim",
+    "random",
+    "rng",
+    "scaler",
+    "sched",
+];
+/// Beginnings of the modules whose objects do.
+const TRAINING_MODULES: [&str; 9] = [
+    "argparse",
+    "omegaconf",
+    "torch.amp",
+    "torch.cuda.amp",
+    "torch.nn.modules.loss",
+    "torch.optim",
+    "torch.utils.data",
+    "torchmetrics",
+    "types",
 ];
 
 /// Whether something of that name belongs to a training.
 pub(super) fn is_of_training(name: &str) -> bool {
-    // No name among them is longer than this, and names may be as long as the pickle.
-    let start: String = name.chars().take(16).flat_map(char::to_lowercase).collect();
-    start == "opt" || TRAINING.iter().any(|word| start.starts_with(word))
+    // Names may be as long as the pickle, and those of training are not.
+    let start: String = name.chars().take(64).flat_map(char::to_lowercase).collect();
+    let mut words = start.split(|character: char| !character.is_alphanumeric());
+    words.any(|word| word == "opt" || TRAINING.iter().any(|known| word.starts_with(known)))
+}
+
+/// Whether a value does by what it is: an optimiser, its state, what reads data.
+fn is_by_kind(heap: &Heap<'_>, value: Value<'_>) -> bool {
+    match value {
+        Value::Opaque(number) => {
+            let module = heap.opaque(number).module;
+            let mut known = TRAINING_MODULES.iter();
+            known.any(|known| {
+                let rest = module.strip_prefix(known);
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            })
+        }
+        Value::Dict(dict) => {
+            let has = |key| heap.get(dict, key).is_some();
+            has("state") && has("param_groups")
+        }
+        _ => false,
+    }
 }
 
 /// The parts that are no tensors, if none of them holds one that the model may need.
-pub(super) fn left_out(heap: &Heap<'_>, others: &[Named<'_>]) -> Result<Vec<LeftOut>, StateError> {
+/// `all` is the dict whose names can all be joined in place of that.
+pub(super) fn left_out(
+    heap: &Heap<'_>,
+    others: &[Named<'_>],
+    all: Option<u32>,
+) -> Result<Vec<LeftOut>, StateError> {
     let mut search = Search::new(heap);
     for (name, value) in others {
-        if !is_of_training(name) && search.finds_tensor(*value) {
+        let is_left = is_of_training(name) || is_by_kind(heap, *value);
+        if !is_left && search.finds_tensor(*value) {
             return Err(StateError::Nested {
                 name: name.clone().into_owned(),
                 found: heap.kind(*value).into_owned(),
-                is_dict: matches!(value, Value::Dict(_)),
+                can_join: all.is_some_and(|all| can_join(heap, all)),
             });
         }
     }
