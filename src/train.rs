@@ -13,6 +13,7 @@ pub mod evaluate;
 mod loss;
 pub mod lost;
 pub mod masks;
+pub mod memory;
 pub mod native;
 mod optimizer;
 pub mod recalibrate;

@@ -131,6 +131,15 @@ impl Destination {
         }
     }
 
+    /// Checks, before anything is computed, that a file of so many bytes can be made where
+    /// the output is to be.
+    ///
+    /// # Errors
+    /// [`OutputError::Replace`].
+    pub fn probe(&self, bytes: u64) -> Result<(), OutputError> {
+        Ok(self.target.probe(bytes)?)
+    }
+
     /// Checks that so many bytes fit.
     pub(crate) fn require_space(&self, needed: u64) -> Result<(), OutputError> {
         let free = self.target.free_bytes()?;

@@ -3,6 +3,7 @@
 mod bars;
 mod deliver;
 mod devices;
+mod estimate;
 mod plan;
 mod show;
 mod status;
@@ -67,8 +68,13 @@ pub(crate) fn run(arguments: &CycleArguments, interrupted: &AtomicBool) -> anyho
         return Ok(Exit::Done);
     }
     check_built(recipe.device)?;
+    if let (DeviceKind::Cpu, Some((need, samples))) = (recipe.device, estimate::need(&scene, &plan))
+    {
+        need.require(samples)?;
+    }
     let run = RunDirectory::create(&arguments.run_dir)?;
     let lock = run.lock(&holder())?;
+    run.probe()?;
     run.write_top("recipe.toml", recipe.to_text().as_bytes())?;
     let setting = Setting {
         run: &run,

@@ -111,6 +111,9 @@ pub(crate) fn run(arguments: &DataArguments) -> anyhow::Result<Exit> {
         .map(|path| Target::for_file(path, existing))
         .transpose()
         .map_err(OutputError::from)?;
+    if let Some(target) = &target {
+        target.probe(0).map_err(OutputError::from)?;
+    }
     let spec = DataSpec {
         name: arguments.name.clone(),
         directory: arguments.data_dir.clone(),

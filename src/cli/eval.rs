@@ -90,6 +90,9 @@ pub(crate) fn run(arguments: &EvalArguments, interrupted: &AtomicBool) -> anyhow
     }
     let target = picture_path.map(|path| Target::for_file(path, existing));
     let target = target.transpose()?;
+    if let Some(target) = &target {
+        target.probe(0)?;
+    }
     let (dataset, mut subjects, cards) = read(arguments)?;
     let samples = chosen(arguments, &dataset, cards.iter().flatten().next())?;
     let shifts = match arguments.images.ood {

@@ -106,6 +106,7 @@ pub(crate) fn run(arguments: &MergeArguments, interrupted: &AtomicBool) -> anyho
             return Ok(Exit::Done);
         }
     };
+    destination.probe(0)?;
     if greedy::is_asked_for(arguments) {
         let output = destination.path();
         let selection = greedy::select(arguments, &paths, &options, output, interrupted)?;

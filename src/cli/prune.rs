@@ -62,6 +62,12 @@ pub(crate) fn run(arguments: &PruneArguments, interrupted: &AtomicBool) -> anyho
     let checkpoint = checkpoint.map(|path| destination(&path, arguments.shard_size));
     let mask = wanted(&arguments.mask_out).map(|path| destination(&path, None));
     let (checkpoint, mask) = (checkpoint.transpose()?, mask.transpose()?);
+    if let Some(checkpoint) = &checkpoint {
+        checkpoint.probe(subject.checkpoint().tensor_bytes())?;
+    }
+    if let Some(mask) = &mask {
+        mask.probe(0)?;
+    }
     let bytes = subject.checkpoint().tensor_bytes() * passes(&target);
     let progress = Progress::new(bytes, &arguments.report);
     let effort = Effort {

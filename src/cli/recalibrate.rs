@@ -99,6 +99,7 @@ pub(crate) fn run(
         let path = arguments.checkpoint.clone();
         return Err(RewriteError::Model { path }.into());
     }
+    target.probe(checkpoint.tensor_bytes())?;
     let card = card_of(&checkpoint)?;
     let dataset = open_data(&arguments.data, card.as_ref())?;
     let observed = observe(arguments, &checkpoint, card.as_ref(), &dataset, interrupted)?;

@@ -3,6 +3,7 @@
 mod logs;
 mod recipe;
 mod report;
+mod unwritten;
 mod watch;
 
 use std::ffi::OsString;
@@ -19,6 +20,7 @@ use sms_merge::checkpoint::refuse_other_name;
 use sms_merge::format::replace::Existing;
 use sms_merge::format::replace::Target;
 use sms_merge::graph::Graph;
+use sms_merge::tensor::DeviceKind;
 use sms_merge::train::Loss;
 use sms_merge::train::Weights;
 use sms_merge::train::card::metadata;
@@ -29,6 +31,8 @@ use sms_merge::train::engine::Engine;
 use sms_merge::train::engine::Masks;
 use sms_merge::train::masks::masks_of_zeros;
 use sms_merge::train::masks::read_masks;
+use sms_merge::train::memory::Task;
+use sms_merge::train::memory::require;
 use sms_merge::train::record::DataRecord;
 use sms_merge::train::record::FORMAT_VERSION;
 use sms_merge::train::record::Record;
@@ -62,6 +66,8 @@ pub(crate) use crate::cli::train::logs::LogError;
 use crate::cli::train::recipe::Circumstances;
 use crate::cli::train::recipe::recipe;
 use crate::cli::train::report::Report;
+pub(crate) use crate::cli::train::unwritten::Unwritten;
+use crate::cli::train::unwritten::probe;
 use crate::cli::train::watch::Saving;
 use crate::cli::train::watch::Watcher;
 
@@ -112,6 +118,7 @@ pub(crate) fn run(arguments: &TrainArguments, interrupted: &AtomicBool) -> anyho
         }
     };
     let target = state_target(arguments, &state_path, existing)?;
+    probe(&graph, &record, [&output, &target])?;
     let mut engine = compute.engine(graph.clone(), &weights, masks.clone())?;
     let saving = Saving {
         graph: &graph,
@@ -128,7 +135,8 @@ pub(crate) fn run(arguments: &TrainArguments, interrupted: &AtomicBool) -> anyho
     let outcome = match outcome? {
         Outcome::Done(weights) => weights,
         Outcome::Interrupted(state) => {
-            saving.save(&state)?;
+            let saved = |error| Unwritten::state(&saving, &state, &state_path, error);
+            saving.save(&state).map_err(saved)?;
             return Err(Interrupted {
                 step: state.step,
                 steps: plan.steps(),
@@ -137,7 +145,11 @@ pub(crate) fn run(arguments: &TrainArguments, interrupted: &AtomicBool) -> anyho
             .into());
         }
     };
-    outcome.write(&graph, &metadata(&record), &output, durability)?;
+    let written = outcome.write(&graph, &metadata(&record), &output, durability);
+    written.map_err(|error| {
+        let state = watcher.has_saved.then_some(state_path.as_path());
+        Unwritten::outcome(&saving, &outcome, &arguments.output, state, error)
+    })?;
     let is_own_state = matches!(&arguments.saving.resume, Some(None));
     if watcher.has_saved || is_own_state {
         // The outcome is in place, so nothing is lost with the state, nor if it stays.
@@ -176,6 +188,14 @@ impl Training {
         let card = init.as_ref().map(card_of).transpose()?.flatten();
         let dataset = open_data(&arguments.data, card.as_ref())?;
         let (graph, model) = build_model(&arguments.model, card.as_ref(), &dataset)?;
+        if compute.kind() == DeviceKind::Cpu {
+            let task = match (&init, &start.mask) {
+                (None, None) => Task::Train { slots: 1 },
+                // What is pruned has no gradient.
+                _ => Task::Predict,
+            };
+            require(&graph, arguments.recipe.batch_size.unwrap_or(1), task)?;
+        }
         let weights = match &init {
             Some(init) => Weights::read(&graph, init)?,
             None => Weights::initial(&graph, start.seed),

@@ -16,6 +16,8 @@ mod train;
 mod unmasked;
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::path::PathBuf;
@@ -144,6 +146,8 @@ fn attempt(directory: &Path, around: Surroundings<'_>) -> Result<Published, JobE
             path: directory.to_owned(),
         });
     }
+    check_names(&job)?;
+    run.probe()?;
     let attempt = run.begin_attempt(&key)?;
     let bench = Bench {
         run: &run,
@@ -163,6 +167,39 @@ fn attempt(directory: &Path, around: Surroundings<'_>) -> Result<Published, JobE
         elapsed_secs: (around.clock)().saturating_sub(started).as_secs_f64(),
     };
     Ok(attempt.publish(draft)?)
+}
+
+/// Refuses a job whose inputs would be read or named outside the run directory: whoever may
+/// write there may have written `job.json`.
+fn check_names(job: &Job) -> Result<(), JobError> {
+    for (role, artefact) in &job.inputs {
+        let is_role = !role.is_empty() && role.bytes().all(is_plain);
+        let fault = match (is_role, artefact.is_named_well()) {
+            (false, _) => "its role is no name of letters, digits, `-` and `_`",
+            (_, false) => "its file is not named as artefacts are",
+            (true, true) => continue,
+        };
+        return Err(JobError::Input {
+            role: role.clone(),
+            path: PathBuf::from(&artefact.file),
+            fault: fault.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
+}
+
+/// Gives a file a further name by a link, or a copy where the file system has no links.
+fn put_name(from: &Path, path: &Path) -> io::Result<()> {
+    match symlink(from, path) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EOPNOTSUPP | libc::ENOSYS)) => {
+            fs::copy(from, path).map(drop)
+        }
+        result => result,
+    }
 }
 
 impl Bench<'_> {
@@ -195,7 +232,7 @@ impl Bench<'_> {
     fn name_inputs(&self) -> Result<(), JobError> {
         for (role, artefact) in &self.job.inputs {
             let (from, path) = (self.run.path_of(artefact), self.named(role));
-            symlink(from, &path).map_err(|source| JobError::File { path, source })?;
+            put_name(&from, &path).map_err(|source| JobError::File { path, source })?;
         }
         Ok(())
     }

@@ -38,6 +38,7 @@ mod error;
 mod journal;
 mod key;
 mod lock;
+mod probe;
 mod receipt;
 mod sweep;
 

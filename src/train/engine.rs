@@ -14,6 +14,7 @@ use crate::tensor::Stream;
 use crate::train::Loss;
 use crate::train::Objective;
 use crate::train::Weights;
+use crate::train::memory::Need;
 
 /// A batch of images, ready for the network.
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +105,22 @@ pub enum EngineError {
         expected: usize,
         /// Numbers that they have.
         found: usize,
+    },
+    /// The network does not fit into memory.
+    #[error(
+        "a network with batches of {samples} images takes {} bytes of memory at least, {} for its \
+         weights and {} between its layers; {available} bytes are available",
+        need.bytes(),
+        need.weights,
+        need.buffers
+    )]
+    Memory {
+        /// What it takes.
+        need: Need,
+        /// Images in a batch.
+        samples: usize,
+        /// Bytes that are left.
+        available: u64,
     },
     /// Batch statistics of a single value have no variance.
     #[error("batch norm cannot train on one value per channel; use larger batches")]

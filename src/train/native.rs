@@ -12,6 +12,7 @@ mod engine;
 mod forward;
 mod lanes;
 mod linear;
+mod need;
 mod norm;
 mod parameter;
 mod plan;
@@ -25,3 +26,4 @@ mod window;
 
 pub use engine::Kernels;
 pub use engine::Native;
+pub use need::buffer_bytes;

@@ -10,6 +10,7 @@ use sms_merge::graph::models::ModelError;
 use sms_merge::train::WeightsError;
 use sms_merge::train::card::CardError;
 use sms_merge::train::device::DeviceError;
+use sms_merge::train::engine::EngineError;
 use sms_merge::train::evaluate::EvaluateError;
 use sms_merge::train::masks::MaskError;
 use sms_merge::train::recalibrate::RecalibrateError;
@@ -23,6 +24,7 @@ use crate::cli::exit::Exit;
 use crate::cli::exit::of_source;
 use crate::cli::train::Interrupted;
 use crate::cli::train::LogError;
+use crate::cli::train::Unwritten;
 
 /// The status that an error of the trainer ends the run with, if `cause` is one that
 /// tells.
@@ -76,6 +78,9 @@ pub(super) fn exit_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<ReplaceError>() {
         return Some(of_replace(error));
     }
+    if cause.downcast_ref::<EngineError>().is_some_and(is_memory) {
+        return Some(Exit::Io);
+    }
     if let Some(error) = cause.downcast_ref::<StateError>() {
         return Some(match error {
             StateError::Source(error) => of_source(error),
@@ -101,8 +106,13 @@ fn of_fit(error: &FitError) -> Option<Exit> {
     match error {
         FitError::Recipe(_) | FitError::Data(_) | FitError::Watch { .. } => None,
         FitError::NoImages | FitError::Shape { .. } => Some(Exit::Incompatible),
+        FitError::Engine { source, .. } if is_memory(source) => Some(Exit::Io),
         FitError::NonFinite { .. } | FitError::Engine { .. } => Some(Exit::Failed),
     }
+}
+
+fn is_memory(error: &EngineError) -> bool {
+    matches!(error, EngineError::Memory { .. })
 }
 
 fn of_replace(error: &ReplaceError) -> Exit {
@@ -119,9 +129,37 @@ pub(super) fn next_of(cause: &(dyn Error + 'static)) -> Option<String> {
             "build it with `cargo build --release --features cuda` (README.md)".to_owned(),
         );
     }
+    if let Some(unwritten) = cause.downcast_ref::<Unwritten>() {
+        return unwritten.next();
+    }
+    if let Some(error) = cause.downcast_ref::<EngineError>() {
+        return after_engine(error);
+    }
     cause
         .is::<Interrupted>()
         .then(|| "repeat the command with `--resume`".to_owned())
+}
+
+/// Smaller batches, where they would fit.
+fn after_engine(error: &EngineError) -> Option<String> {
+    let EngineError::Memory {
+        need,
+        samples,
+        available,
+    } = error
+    else {
+        return None;
+    };
+    // The engine lays images out in tiles of 32.
+    let tiles = (*samples as u64).div_ceil(32).max(1);
+    let left = available.checked_sub(need.weights)?;
+    let fitting = 32 * (left / (need.buffers / tiles).max(1));
+    (fitting >= 32 && need.buffers > 0).then(|| {
+        format!(
+            "smaller batches take less: {fitting} images at most (`--batch-size`, in a recipe \
+             `batch_size`)"
+        )
+    })
 }
 
 #[cfg(test)]

@@ -103,6 +103,9 @@ pub(super) fn run(arguments: &ExportArguments, interrupted: &AtomicBool) -> anyh
     }
     let data_target = data.as_deref().map(|data| self::target(arguments, data));
     let data_target = data_target.transpose()?;
+    for target in std::iter::once(&target).chain(&data_target) {
+        target.probe(0).map_err(OutputError::from)?;
+    }
     let options = open_options(&arguments.reading);
     let checkpoint = Checkpoint::open(&arguments.checkpoint, &options)?;
     let mask = mask

@@ -98,6 +98,7 @@ pub(super) fn run(arguments: &ExportArguments, interrupted: &AtomicBool) -> anyh
     let shard_bytes = arguments.layout.shard_size;
     let output = &arguments.output;
     let destination = Destination::resolve(output, &source, shard_bytes, existing, durability)?;
+    destination.probe(0)?;
     let total: u64 = source.checkpoints()[0].tensor_bytes();
     let progress = Progress::new(2 * total, &arguments.report);
     let observer = Observer {

@@ -33,6 +33,13 @@ pub struct Artefact {
     pub bytes: u64,
 }
 
+impl Artefact {
+    /// Whether its name is one that an attempt gives, and so leads to nowhere else.
+    pub fn is_named_well(&self) -> bool {
+        maker(&self.file).is_some()
+    }
+}
+
 /// Whether an artefact is what its receipt says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArtefactState {

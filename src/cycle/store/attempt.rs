@@ -10,7 +10,6 @@ use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
 
-use rustix::io::Errno;
 use serde_json::Value;
 
 use crate::cycle::store::FORMAT_VERSION;
@@ -25,6 +24,8 @@ use crate::cycle::store::error::system;
 use crate::cycle::store::lock;
 use crate::cycle::store::make_directory;
 use crate::cycle::store::names;
+use crate::cycle::store::probe::give_name;
+use crate::cycle::store::probe::unnamed;
 use crate::cycle::store::sync_directory;
 use crate::format::regular::open_unlinked;
 
@@ -229,7 +230,7 @@ impl Attempt {
             // From here on a receipt may name the artefacts, even if the system reports a
             // failure: what a network file system says twice fails the second time.
             self.is_armed = false;
-            match fs::hard_link(unpublished, &path) {
+            match give_name(unpublished, &path) {
                 Ok(()) => {
                     sync_directory(&self.run.receipts())?;
                     return Ok(Published {
@@ -238,10 +239,7 @@ impl Attempt {
                     });
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(source) if is_without_links(&source) => {
-                    return Err(StoreError::NoLinks { path, source });
-                }
-                Err(error) => return Err(system(Action::Publish, &path)(error)),
+                Err(error) => return Err(unnamed(&path, error)),
             }
             match self.run.receipt(&self.key)? {
                 Found::Missing => {}
@@ -312,15 +310,6 @@ fn last_number(run: &RunDirectory, key: &Key) -> Result<u32, StoreError> {
         .max();
     let begun = run.attempt_numbers(key)?.last().copied();
     Ok(made.max(begun).unwrap_or(0))
-}
-
-/// Whether the file system has no hard links: link(2).
-fn is_without_links(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    matches!(
-        errno,
-        Some(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK)
-    )
 }
 
 /// Whether the process that makes an attempt is surely dead.

@@ -90,7 +90,11 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The file system cannot publish a receipt.
-    #[error("`{}` is on a file system without hard links, which a run directory needs", path.display())]
+    #[error(
+        "`{}` is on a file system that can give a file a name by neither a hard link nor a rename \
+         that replaces nothing; put the run directory on another one",
+        path.display()
+    )]
     NoLinks {
         /// The receipt.
         path: PathBuf,
