@@ -200,7 +200,7 @@ fn a_training_that_is_broken_off_ends_in_the_same_bytes() {
         if signal == Signal::KILL {
             assert_eq!(output.status.code(), None);
         } else {
-            assert_exit(&output, 130);
+            assert_exit(&output, 128 + signal.as_raw());
             assert!(stderr(&output).contains("next: repeat the command with `--resume`"));
         }
         bench.refused(&again, 2, "is the state of a training that was broken off");

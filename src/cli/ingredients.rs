@@ -52,7 +52,10 @@ pub(crate) enum ChoiceError {
         source: io::Error,
     },
     /// The user asked to stop while matches were looked for.
-    #[error("interrupted while the matches of `{}` were listed", Printable(pattern))]
+    #[error(
+        "interrupted while the matches of `{}` were listed",
+        Printable(pattern)
+    )]
     Interrupted {
         /// The pattern.
         pattern: String,

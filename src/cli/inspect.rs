@@ -1,7 +1,10 @@
 //! `sms-merge inspect`: a checkpoint walks in, what it holds and where it comes from
 //! walks out.
 
+mod empty;
+
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -50,6 +53,8 @@ use crate::cli::text::plural;
 use crate::cli::text::shown;
 use crate::cli::text::table;
 
+/// Tensors of a table; a checkpoint with more has several tables.
+const MOST_ROWS: usize = 10_000;
 /// Characters of a value of metadata that are shown; JSON has all.
 const MOST_CHARACTERS: usize = 60;
 /// Generations of soups of soups that are shown.
@@ -93,13 +98,17 @@ pub(crate) fn run(arguments: &InspectArguments, interrupted: &AtomicBool) -> any
     options.rules = rules(&arguments.mask, OnMaskMismatch::Error)?;
     options.workers.threads = threads(&arguments.reading);
     options.distances = false;
-    let ingredients = join(
+    let joined = join(
         std::slice::from_ref(&arguments.checkpoint),
         arguments.mask.mask.as_deref(),
         &arguments.reading,
         DtypeRule::AnyFloat,
         &options,
-    )?;
+    );
+    let ingredients = match joined {
+        Err(error) if empty::is_empty(&error) => return empty::show(arguments),
+        joined => joined?,
+    };
     let plan = MergePlan::new(&ingredients, &options)?;
     let progress = Progress::new(plan.bytes_to_read, &arguments.report);
     let observer = Observer {
@@ -124,6 +133,7 @@ pub(crate) fn run(arguments: &InspectArguments, interrupted: &AtomicBool) -> any
     if arguments.report.json {
         text::print(&text::json(&inspection.object())?)?;
     } else {
+        inspection.print_tensors()?;
         text::print(&inspection.text(arguments.report.verbose))?;
         if !arguments.report.quiet {
             for warning in &inspection.warnings {
@@ -214,11 +224,23 @@ impl Inspection<'_> {
         }
     }
 
-    fn text(&self, is_verbose: bool) -> String {
-        let checkpoint = &self.ingredients.checkpoints()[0];
-        let tensors = self.scanned.plan.tensors.iter();
+    /// Shows the tensors, by tables of so many that their text takes little memory.
+    fn print_tensors(&self) -> anyhow::Result<()> {
+        let n_tensors = self.scanned.plan.tensors.len();
+        let mut begin = 0;
+        while begin == 0 || begin < n_tensors {
+            let end = n_tensors.min(begin + MOST_ROWS);
+            text::print(&self.rows(begin..end))?;
+            begin = end.max(1);
+        }
+        Ok(())
+    }
+
+    /// A table of some of the tensors.
+    fn rows(&self, range: Range<usize>) -> String {
+        let tensors = self.scanned.plan.tensors[range.clone()].iter();
         let rows: Vec<Vec<String>> = tensors
-            .zip(&self.scanned.outcome.tensors)
+            .zip(&self.scanned.outcome.tensors[range])
             .map(|(planned, outcome)| {
                 let parameter = &self.ingredients.parameters()[planned.parameter];
                 let stored = self.ingredients.value(parameter, 0);
@@ -244,17 +266,22 @@ impl Inspection<'_> {
             ("sparsity", Column::Number),
             ("n:m", Column::Name),
         ];
+        table(&columns, &rows)
+    }
+
+    /// What there is to say of the whole.
+    fn text(&self, is_verbose: bool) -> String {
+        let checkpoint = &self.ingredients.checkpoints()[0];
         let masks = self.masks();
         let n_pruned = masks.iter().filter(|mask| mask.is_pruned).count();
-        let mut lines = table(&columns, &rows);
-        lines.push_str(&format!(
+        let mut lines = format!(
             "\n{}: {} in {} and {}\n{}\n",
             shown(checkpoint.path()),
             human_bytes(self.bytes()),
             plural(checkpoint.shards().len() as u64, "file"),
-            plural(rows.len() as u64, "tensor"),
+            plural(self.scanned.plan.tensors.len() as u64, "tensor"),
             self.total().sentence(n_pruned)
-        ));
+        );
         let pruning = PruningRecord::of(checkpoint);
         let is_told =
             |key: &str| key == CERTIFICATE_KEY || (key == PRUNING_KEY && pruning.is_some());

@@ -93,10 +93,7 @@ struct Walk<'a> {
 
 /// The paths that match, in no order. Where `**` leads to a file by several names, as links
 /// to it are, one of them is taken: its own.
-pub(super) fn matches(
-    pattern: &str,
-    interrupted: &AtomicBool,
-) -> Result<Vec<PathBuf>, WalkError> {
+pub(super) fn matches(pattern: &str, interrupted: &AtomicBool) -> Result<Vec<PathBuf>, WalkError> {
     // For the position of what is wrong.
     Pattern::new(pattern).map_err(WalkError::Pattern)?;
     let parts = parts(pattern).map_err(WalkError::Pattern)?;
@@ -283,7 +280,10 @@ mod tests {
         check(".h*.st", &[".hidden.st"]);
         check("*/a.st", &["run/a.st"]);
         check("*/", &["run"]);
-        check("r*/**/a.st", &["run/a.st", "run/deep/a.st", "run/deep/er/a.st"]);
+        check(
+            "r*/**/a.st",
+            &["run/a.st", "run/deep/a.st", "run/deep/er/a.st"],
+        );
         check("**/er/*", &["run/deep/er/a.st"]);
         check("**/**/er/**/*.st", &["run/deep/er/a.st"]);
         check("**/deep/*.st", &["run/deep/a.st"]);

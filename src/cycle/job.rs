@@ -195,7 +195,12 @@ fn is_plain(byte: u8) -> bool {
 /// Gives a file a further name by a link, or a copy where the file system has no links.
 fn put_name(from: &Path, path: &Path) -> io::Result<()> {
     match symlink(from, path) {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EOPNOTSUPP | libc::ENOSYS)) => {
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::EPERM | libc::EOPNOTSUPP | libc::ENOSYS)
+            ) =>
+        {
             fs::copy(from, path).map(drop)
         }
         result => result,

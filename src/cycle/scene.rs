@@ -285,10 +285,11 @@ fn syntax(path: &Path) -> Option<Syntax> {
 }
 
 fn describe(path: &Path, syntax: Syntax, dataset: &Dataset) -> Result<Graph, SceneError> {
-    let text = regular::read_text(path, regular::TEXT_LIMIT).map_err(|source| SceneError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
+    let text =
+        regular::read_text(path, regular::TEXT_LIMIT).map_err(|source| SceneError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
     Description::parse(&text, syntax)
         .and_then(|description| description.build(Some(dataset.image()), Some(dataset.classes())))
         .map_err(|source| SceneError::Description {

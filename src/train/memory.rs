@@ -118,8 +118,8 @@ fn group_bytes() -> Option<u64> {
             left(&text(names[0])?, &text(names[1])?, &stat)
         })
     };
-    let second = second
-        .and_then(|path| read("/sys/fs/cgroup", path, ["memory.max", "memory.current"]));
+    let second =
+        second.and_then(|path| read("/sys/fs/cgroup", path, ["memory.max", "memory.current"]));
     let names = ["memory.limit_in_bytes", "memory.usage_in_bytes"];
     let first = first.and_then(|path| read("/sys/fs/cgroup/memory", path, names));
     second.into_iter().chain(first).min()
@@ -204,7 +204,10 @@ mod tests {
         assert!(hold(predict, 32, Some(need)).is_ok());
         assert!(hold(predict, 32, None).is_ok());
         let refused = hold(predict, 32, Some(need - 1));
-        assert!(matches!(refused, Err(EngineError::Memory { samples: 32, .. })));
+        assert!(matches!(
+            refused,
+            Err(EngineError::Memory { samples: 32, .. })
+        ));
     }
 
     #[test]

@@ -87,7 +87,9 @@ pub(super) fn time(scene: &Scene, plan: &Plan) -> anyhow::Result<Option<Duration
         total += secs_per_image * batch_size as f64 * steps as f64;
     }
     // More seconds than a duration holds is never.
-    Ok(Some(Duration::try_from_secs_f64(total).unwrap_or(Duration::MAX)))
+    Ok(Some(
+        Duration::try_from_secs_f64(total).unwrap_or(Duration::MAX),
+    ))
 }
 
 /// Seconds of a training step for each of its images.

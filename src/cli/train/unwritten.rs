@@ -65,7 +65,14 @@ impl Unwritten {
     ) -> Self {
         let write = |target: &Target| {
             let (graph, masks) = (saving.graph, saving.masks);
-            write_state(graph, state, masks, saving.record, target, saving.durability)
+            write_state(
+                graph,
+                state,
+                masks,
+                saving.record,
+                target,
+                saving.durability,
+            )
         };
         Self {
             what: "the state",
@@ -101,10 +108,7 @@ impl Unwritten {
 }
 
 /// Writes to the directory for temporary files. `None` if that fails, too.
-fn rescue(
-    path: &Path,
-    write: impl Fn(&Target) -> Result<(), WeightsError>,
-) -> Option<PathBuf> {
+fn rescue(path: &Path, write: impl Fn(&Target) -> Result<(), WeightsError>) -> Option<PathBuf> {
     let name = path.file_name()?.to_string_lossy();
     let name = format!("sms-merge-{}-{name}", std::process::id());
     let place = std::env::temp_dir().join(name);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::process::CommandExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process;
@@ -152,7 +153,7 @@ impl Local {
         }
         for (ticket, mut worker) in std::mem::take(&mut self.running) {
             let ended = worker.child.wait();
-            let description = ended.map_or_else(|error| error.to_string(), |it| it.to_string());
+            let description = ended.map_or_else(|error| error.to_string(), manner);
             let status = Status::Exited {
                 success: false,
                 description,
@@ -196,7 +197,7 @@ impl Local {
                 self.running.remove(&ticket);
                 let status = Status::Exited {
                     success: status.success(),
-                    description: status.to_string(),
+                    description: manner(status),
                 };
                 self.ended.insert(ticket, status);
             }
@@ -219,6 +220,26 @@ impl Drop for Local {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// How a process ended, as what is said of it.
+fn manner(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("ended with status {code}"),
+        (None, signal) => by_signal(signal.unwrap_or_default()),
+    }
+}
+
+/// How a process ended that a signal ended.
+pub(super) fn by_signal(signal: i32) -> String {
+    let mut text = format!("was ended by {}", ExitStatus::from_raw(signal));
+    if signal == Signal::KILL.as_raw() {
+        text.push_str(
+            ", as the system ends a process when memory runs out; smaller batches and fewer jobs \
+             at a time take less",
+        );
+    }
+    text
 }
 
 /// How a worker ended, if it has. What it left in its group has ended then, too.

@@ -28,6 +28,7 @@ use rustix::process::kill_process_group;
 use rustix::process::waitid;
 use thiserror::Error;
 
+use crate::cycle::executor::local::by_signal;
 use crate::format::regular::open_unlinked;
 
 /// Shortest and longest pause between two looks at a command.
@@ -83,7 +84,7 @@ impl fmt::Display for Ended {
         match self {
             Self::Success => f.write_str("succeeded"),
             Self::Exit(code) => write!(f, "ended with status {code}"),
-            Self::Signal(number) => write!(f, "was ended by {}", ExitStatus::from_raw(*number)),
+            Self::Signal(number) => f.write_str(&by_signal(*number)),
             Self::WallTimeout => f.write_str("was ended because it took too long"),
             Self::StallTimeout => f.write_str("was ended because it stalled"),
             Self::Interrupted => f.write_str("was interrupted"),

@@ -21,11 +21,14 @@ use crate::format::replace::Durability;
 use crate::format::replace::Existing;
 use crate::format::replace::Target;
 use crate::graph::Graph;
+use crate::tensor::DeviceKind;
 use crate::train::Weights;
 use crate::train::card::metadata;
 use crate::train::engine::Engine;
 use crate::train::lost::lost;
 use crate::train::masks::read_masks;
+use crate::train::memory::Task;
+use crate::train::memory::require;
 use crate::train::recipe::Pace;
 use crate::train::recipe::Recipe;
 use crate::train::record::FORMAT_VERSION;
@@ -64,6 +67,10 @@ impl Bench<'_> {
         let open = |path: PathBuf| Checkpoint::open(&path, &OpenOptions::default());
         let (weights, masks) = match self.optional("base") {
             None => {
+                if measure.device == DeviceKind::Cpu {
+                    let slots = recipe.optimizer.slots();
+                    require(graph, recipe.batch_size, Task::Train { slots })?;
+                }
                 let weights = Weights::initial(graph, recipe.seed);
                 (weights, vec![None; graph.parameters.len()])
             }

@@ -52,8 +52,8 @@ impl Journal {
         line.push(b'\n');
         let mut options = OpenOptions::new();
         let options = options.append(true).create(true);
-        let mut file = open_unlinked(options, &self.path)
-            .map_err(system(Action::Create, &self.path))?;
+        let mut file =
+            open_unlinked(options, &self.path).map_err(system(Action::Create, &self.path))?;
         file.write_all(&line)
             .map_err(system(Action::Write, &self.path))
     }

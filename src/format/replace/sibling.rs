@@ -171,9 +171,7 @@ fn remove_if_unowned(parent: &Parent, name: &OsStr) {
     };
     // Whoever is at work holds the lock. After it is taken the name must still
     // be that of the locked file, not of one published or renamed meanwhile.
-    if lock(&fd).is_ok()
-        && is_named(parent, name, &fd) == Ok(true)
-    {
+    if lock(&fd).is_ok() && is_named(parent, name, &fd) == Ok(true) {
         let _ = remove(parent, name);
     }
 }

@@ -179,6 +179,20 @@ impl Native {
         (rows(&self.network.values) + rows(&self.network.gradients)) * size_of::<Row>()
     }
 
+    /// Bytes of all that passes share and keep, besides the parameters.
+    #[cfg(test)]
+    pub(super) fn taken_bytes(&self) -> usize {
+        let Scratch { numbers, rows } = &self.network.scratch;
+        let kept = self.network.kept.iter();
+        let kept = kept.map(|kept| {
+            kept.choices.len() * size_of::<Choice>() + kept.factors.len() * size_of::<Row>()
+        });
+        self.buffer_bytes()
+            + kept.sum::<usize>()
+            + numbers.len() * size_of::<f32>()
+            + rows.len() * size_of::<Row>()
+    }
+
     /// Lays out a batch and runs the forward pass.
     fn forward(&mut self, images: Images<'_>, purpose: Purpose) -> Result<(), EngineError> {
         let numel = self.graph.input().numel();
@@ -219,8 +233,12 @@ impl Network {
                 parts.push((gradient, n_tiles.saturating_mul(layout.rows())));
             }
         }
+        let scratch = self.plan.scratch(n_tiles, with_gradients);
+        parts.push((&mut self.scratch.rows, scratch.rows));
         parts.retain(|(rows, wanted)| rows.capacity() < *wanted);
-        if parts.is_empty() {
+        let numbers = &mut self.scratch.numbers;
+        let more_numbers = scratch.numbers.saturating_sub(numbers.capacity());
+        if parts.is_empty() && more_numbers == 0 {
             return Ok(());
         }
 
@@ -229,19 +247,22 @@ impl Network {
         let available = available_bytes();
         let need = Need {
             weights: 0,
-            buffers: (missing as u64).saturating_mul(size_of::<Row>() as u64),
+            buffers: (missing as u64)
+                .saturating_mul(size_of::<Row>() as u64)
+                .saturating_add(4 * more_numbers as u64),
         };
         hold(need, samples, available)?;
+        let failed = || EngineError::Memory {
+            need,
+            samples,
+            available: available.unwrap_or(0),
+        };
         for (rows, wanted) in parts {
             let more = wanted - rows.len();
-            rows.try_reserve_exact(more)
-                .map_err(|_| EngineError::Memory {
-                    need,
-                    samples,
-                    available: available.unwrap_or(0),
-                })?;
+            rows.try_reserve_exact(more).map_err(|_| failed())?;
         }
-        Ok(())
+        let more = scratch.numbers.saturating_sub(numbers.len());
+        numbers.try_reserve_exact(more).map_err(|_| failed())
     }
 
     fn load(&mut self, images: Images<'_>) {
