@@ -254,6 +254,39 @@ fn every_half_and_every_tie() {
     });
 }
 
+/// Means in the middle between two elements of a narrow type, and beside it by less than
+/// an `f64` holds: numbers of few bits, and specks.
+#[test]
+fn means_next_to_ties_are_rounded_once() {
+    on_all("means_next_to_ties_are_rounded_once", |device| {
+        let mut random = Stream::named(5, "test", "kernels");
+        for n_ingredients in [2, 3, 4] {
+            for weights in all_weights(&mut random, n_ingredients) {
+                let mut cases = Vec::new();
+                for out_dtype in FLOATS {
+                    let mut bytes = || {
+                        let value = |random: &mut Stream| match random.below(8) {
+                            0 => 0.0,
+                            1 | 2 => (random.uniform() - 0.5) * 2_f64.powi(-80),
+                            3 => f64::from_bits(random.below(1 << 20)),
+                            _ => (random.below(1 << 14) as f64 - 8192.0) / 4096.0,
+                        };
+                        let values = (0..3000).map(|_| value(&mut random));
+                        values.flat_map(f64::to_le_bytes).collect::<Vec<u8>>()
+                    };
+                    cases.push(Case {
+                        inputs: (0..n_ingredients).map(|_| (bytes(), Dtype::F64)).collect(),
+                        out_dtype,
+                        mask: vec![0; 3000_usize.div_ceil(64)],
+                        kind: MaskKind::Dense,
+                    });
+                }
+                check_all(device, &weights, &cases);
+            }
+        }
+    });
+}
+
 #[test]
 fn masks_that_differ_are_counted() {
     on_all("masks_that_differ_are_counted", |device| {

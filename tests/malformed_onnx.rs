@@ -60,6 +60,7 @@ variants! {
     ExternalConstant "external-constant"
     Sparse "sparse"
     Place "place"
+    Proportion "proportion"
 }
 
 /// Variants whose files would be large: they have tests of their own below.
@@ -72,6 +73,7 @@ fn read(file: &[u8], limit: u64) -> Result<Model, OnnxError> {
         ReadError::Source(never) => match never {},
     };
     let model = parse(file, limit).map_err(error)?;
+    model.check_proportion(file.len() as u64)?;
     for initializer in &model.initializers {
         Scattered::new(initializer, |_| file).map_err(error)?;
     }

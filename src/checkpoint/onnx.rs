@@ -99,6 +99,9 @@ impl Checkpoint {
                 seal: ShardSeal::Absent,
             });
         }
+        let bytes = shards.iter().map(|shard| shard.source.bytes()).sum();
+        let checked = model.check_proportion(bytes);
+        checked.map_err(|error| bad_model(path, error.into()))?;
         let mut tensors = Vec::with_capacity(model.initializers.len());
         for initializer in &model.initializers {
             check_places(path, initializer, &shards)?;

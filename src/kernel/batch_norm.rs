@@ -29,12 +29,13 @@ pub fn pooled_variance(
 ) -> Result<(), KernelError> {
     let n = check_lengths(out, out_dtype, variances, weights, None)?;
     check_lengths(out, out_dtype, means, weights, None)?;
-    let values = weights.values();
+    let values = weights.factors();
     for j in 0..n {
         let mean = weighted_mean(
             variances.iter().map(|&input| value_at(input, j)),
             values,
             weights.wide_divisor(),
+            |_| false,
         );
         let mut spread = 0.0;
         for (k, &later) in means.iter().enumerate() {

@@ -291,7 +291,7 @@ impl pulp::NullaryFnOnce for Combine<'_> {
             }
             let means = &mut means[..stretch.len()];
             if is_exact {
-                wide_mean_of_columns(means, columns, weights);
+                wide_mean_of_columns(means, columns, weights, out_dtype);
             } else {
                 mean_of_columns(means, columns, weights);
             }

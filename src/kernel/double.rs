@@ -6,7 +6,10 @@
 //! Source: Hida, Li, Bailey, *Library for double-double and quad-double
 //! arithmetic*, 2007; error bounds in Joldes, Muller, Popescu, ACM TOMS 44(2), 2017.
 
+use std::cmp::Ordering;
+
 use super::fraction::exact_mean;
+use super::fraction::exact_side;
 
 /// `high + low`, where `high` is their sum rounded to `f64`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -163,6 +166,11 @@ pub(super) fn is_power_of_two(value: f64) -> bool {
 /// Weighted mean of one coordinate, `(Σ wᵢ·xᵢ) / d`, rounded once: the `f64` nearest
 /// to the exact value, ties to even.
 ///
+/// Where that is to be rounded again to a narrower type, `is_tie` tells of an `f64`
+/// whether it lies in the middle between two elements of it. The second rounding can go
+/// wrong there alone, where the first one has hidden on which side the exact value lies:
+/// then its neighbour on that side is returned.
+///
 /// Summed in double-double; where that cannot tell which way to round (next to a
 /// tie, after cancellation, near overflow or underflow) the exact fraction decides.
 /// A non-finite input gives what plain `f64` arithmetic gives, and so do zeros,
@@ -172,6 +180,7 @@ pub(super) fn weighted_mean(
     values: impl Iterator<Item = f64> + Clone,
     weights: &[f64],
     divisor: &Divisor,
+    is_tie: impl Fn(f64) -> bool,
 ) -> f64 {
     let mut sum = Double::from(0.0);
     let mut inexact = false;
@@ -189,7 +198,16 @@ pub(super) fn weighted_mean(
         if !inexact && divisor.is_power_of_two() && sum.high.abs() >= SMALLEST_SAFE {
             let mean = sum.high / divisor.wide.high;
             if safe.contains(&mean.abs()) {
-                return mean;
+                if !is_tie(mean) {
+                    return mean;
+                }
+                // Of products that are so small, bits or all may be lost.
+                let is_tiny = |(value, &weight): (f64, &f64)| {
+                    value != 0.0 && weight != 0.0 && (weight * value).abs() < SMALLEST_SAFE
+                };
+                if !values.clone().zip(weights).any(is_tiny) {
+                    return toward(mean, sum.low * divisor.wide.high.signum());
+                }
             }
         }
         let (mean, rest) = sum.divide(divisor.wide);
@@ -197,10 +215,37 @@ pub(super) fn weighted_mean(
         let error = scale * (ADDITION_ERROR * n_terms * (1.0 + divisor.growth) + DIVISION_ERROR);
         let (low, high) = (mean + (rest - error), mean + (rest + error));
         if low == high && safe.contains(&low.abs()) {
-            return low;
+            if !is_tie(low) {
+                return low;
+            }
+            let rest = (mean - low) + rest;
+            if rest.abs() > error {
+                return toward(low, rest);
+            }
         }
     }
-    careful_mean(values, weights, divisor)
+    let mean = careful_mean(values.clone(), weights, divisor);
+    if !is_tie(mean) {
+        return mean;
+    }
+    match exact_side(values.zip(weights.iter().copied()), &divisor.weights, mean) {
+        Ordering::Less => toward(mean, -1.0),
+        Ordering::Equal => mean,
+        Ordering::Greater => toward(mean, 1.0),
+    }
+}
+
+/// The neighbour of `value`, which is finite and no zero, in the direction of `rest`.
+#[inline(always)]
+fn toward(value: f64, rest: f64) -> f64 {
+    let bits = value.to_bits();
+    // Away from zero where the signs are the same.
+    let is_away = value.is_sign_negative() == (rest < 0.0);
+    match rest == 0.0 {
+        true => value,
+        false if is_away => f64::from_bits(bits + 1),
+        false => f64::from_bits(bits - 1),
+    }
 }
 
 #[cold]
@@ -224,10 +269,108 @@ fn careful_mean(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::float::{BF16, Element, F16, F32, Narrow, is_tie};
     use proptest::prelude::*;
 
     fn mean(values: &[f64], weights: &[f64]) -> f64 {
-        weighted_mean(values.iter().copied(), weights, &Divisor::new(weights))
+        let divisor = Divisor::new(weights);
+        weighted_mean(values.iter().copied(), weights, &divisor, |_| false)
+    }
+
+    /// Whether an element is the one nearest to the exact mean, ties to even: said by the
+    /// middles between it and its neighbours, exactly.
+    fn is_nearest<E: Element<Bytes = [u8; N]>, const N: usize>(
+        element: [u8; N],
+        terms: &[(f64, f64)],
+        weights: &[f64],
+    ) -> bool {
+        let mut bits = [0; 8];
+        bits[..N].copy_from_slice(&element);
+        let magnitude = u64::from_le_bytes(bits) & !(1 << (8 * N - 1));
+        let widen = |magnitude: u64| {
+            let mut bytes = [0; N];
+            bytes.copy_from_slice(&magnitude.to_le_bytes()[..N]);
+            E::widen(bytes)
+        };
+        // What infinity stands for: the number after the largest.
+        let number = |magnitude: u64| match widen(magnitude) {
+            value if value.is_finite() => value,
+            _ => 2.0 * widen(magnitude - 1) - widen(magnitude - 2),
+        };
+        let is_negative = element[N - 1] & 0x80 != 0;
+        let sign = if is_negative { -1.0 } else { 1.0 };
+        let flipped: Vec<(f64, f64)> = terms.iter().map(|&(x, w)| (sign * x, w)).collect();
+        let side = |value: f64| exact_side(flipped.iter().copied(), weights, value);
+        let is_even = magnitude.is_multiple_of(2);
+        let reaches = |side: Ordering, past: Ordering| side == past || (is_even && side.is_eq());
+        let is_infinite = !widen(magnitude).is_finite();
+        let below = match magnitude {
+            0 => side(0.0).is_ge(),
+            _ => {
+                let middle = f64::midpoint(number(magnitude - 1), number(magnitude));
+                reaches(side(middle), Ordering::Greater)
+            }
+        };
+        let above = is_infinite || {
+            let middle = f64::midpoint(number(magnitude), number(magnitude + 1));
+            reaches(side(middle), Ordering::Less)
+        };
+        below && above
+    }
+
+    /// The mean as an element, and whether that is the nearest one.
+    fn narrowed<E: Narrow<Bytes = [u8; N]>, const N: usize>(
+        values: &[f64],
+        weights: &[f64],
+    ) -> (f64, bool) {
+        let divisor = Divisor::new(weights);
+        let mean = weighted_mean(values.iter().copied(), weights, &divisor, is_tie::<E>);
+        let element = E::narrow(mean);
+        let terms: Vec<(f64, f64)> = values
+            .iter()
+            .copied()
+            .zip(weights.iter().copied())
+            .collect();
+        (
+            E::widen(element),
+            is_nearest::<E, N>(element, &terms, weights),
+        )
+    }
+
+    #[test]
+    fn narrow_elements_are_rounded_once() {
+        // In the middle between two halves, and a little beside it that no `f64` holds.
+        let (tie, tiny) = (1.0 + 2_f64.powi(-11), 2_f64.powi(-80));
+        for (values, expected) in [
+            ([tie, tie], 1.0),
+            ([tie + 2.0 * tiny, tie], 1.0),
+            ([tie, 2.0 * tiny], (1.0 + 2_f64.powi(-10)) / 2.0),
+            ([tie, -2.0 * tiny], 0.5),
+        ] {
+            let found = narrowed::<F16, 2>(&values, &[1.0, 1.0]);
+            assert_eq!(found, (expected, true), "{values:?}");
+        }
+        // Of three, where the sum is not divided exactly.
+        let third = 3.0 * tie;
+        for (rest, expected) in [
+            (tiny, 1.0 + 2_f64.powi(-10)),
+            (-tiny, 1.0),
+            (0.0, 1.0),
+            (1e-300, 1.0 + 2_f64.powi(-10)),
+        ] {
+            let found = narrowed::<F16, 2>(&[third, rest, 0.0], &[1.0; 3]);
+            assert_eq!(found, (expected, true), "{rest:e}");
+        }
+        // The largest half and the first number that is none.
+        let edge = 65520.0;
+        assert_eq!(
+            narrowed::<F16, 2>(&[2.0 * edge, -tiny], &[1.0; 2]),
+            (65504.0, true)
+        );
+        assert_eq!(
+            narrowed::<F16, 2>(&[2.0 * edge, tiny], &[1.0; 2]),
+            (f64::INFINITY, true)
+        );
     }
 
     #[test]
@@ -275,6 +418,21 @@ mod tests {
         prop_oneof![any_finite, near_one, subnormal, -2.0_f64..2.0]
     }
 
+    /// Numbers of few bits, of which means are in the middle between narrow elements, and
+    /// specks that tell on which side of it they are.
+    fn coarse() -> impl Strategy<Value = f64> {
+        let grid = (
+            -(1_i32 << 13)..1 << 13,
+            prop_oneof![Just(12), Just(24), Just(37)],
+        );
+        let grid = grid.prop_map(|(number, places)| f64::from(number) / 2_f64.powi(places));
+        let speck = (-400_i32..-30, any::<bool>()).prop_map(|(exponent, negative)| {
+            let value = 2_f64.powi(exponent);
+            if negative { -value } else { value }
+        });
+        prop_oneof![4 => grid, 2 => speck, 1 => value(), 1 => 65_000.0_f64..131_100.0]
+    }
+
     proptest! {
         #[test]
         fn the_mean_is_the_exact_one_rounded_once(
@@ -287,6 +445,24 @@ mod tests {
             let expected = exact_mean(values.iter().copied().zip(weights.iter().copied()), weights);
             let found = mean(&values, weights);
             prop_assert!(found == expected, "{found:e} is not {expected:e}");
+        }
+
+        #[test]
+        fn a_narrow_mean_is_the_exact_one_rounded_once(
+            values in prop::collection::vec(coarse(), 1..6),
+            weights in prop::collection::vec(
+                prop_oneof![3 => Just(1.0), 1 => -1.0_f64..3.0, 1 => Just(1e-320)], 6),
+        ) {
+            let weights = &weights[..values.len()];
+            prop_assume!(Divisor::new(weights).is_finite_nonzero());
+            let found = [
+                narrowed::<F16, 2>(&values, weights),
+                narrowed::<BF16, 2>(&values, weights),
+                narrowed::<F32, 4>(&values, weights),
+            ];
+            for (element, is_nearest) in found {
+                prop_assert!(is_nearest, "{element:e} of {values:?} and {weights:?}");
+            }
         }
     }
 }

@@ -86,6 +86,45 @@ pub(super) trait Element: Copy {
     fn narrow(value: f64) -> Self::Bytes;
 }
 
+/// Whether a number lies in the middle between two neighbouring elements of a type that
+/// is narrower than `f64`, infinity for one: of what is cut off its significand, only the
+/// first bit is set.
+#[inline(always)]
+pub(super) fn is_tie<E: Narrow>(value: f64) -> bool {
+    let bits = value.to_bits();
+    // Of F32, the type that keeps most, 29 bits are cut off.
+    if bits & ((1 << 28) - 1) != 0 {
+        return false;
+    }
+    let exponent = (bits >> 52 & 0x7ff) as i32 - 1023;
+    let cut = 53 - E::PRECISION + (E::SMALLEST_EXPONENT - exponent).max(0);
+    let significand = (bits & ((1 << 52) - 1)) | 1 << 52;
+    cut <= 53 && significand & ((1 << cut) - 1) == 1 << (cut - 1) && exponent < 1024
+}
+
+/// A type that is narrower than `f64`.
+pub(super) trait Narrow: Element {
+    /// Bits of a significand, the leading one included.
+    const PRECISION: i32;
+    /// Exponent of the smallest normal number.
+    const SMALLEST_EXPONENT: i32;
+}
+
+impl Narrow for F16 {
+    const PRECISION: i32 = 11;
+    const SMALLEST_EXPONENT: i32 = -14;
+}
+
+impl Narrow for BF16 {
+    const PRECISION: i32 = 8;
+    const SMALLEST_EXPONENT: i32 = -126;
+}
+
+impl Narrow for F32 {
+    const PRECISION: i32 = 24;
+    const SMALLEST_EXPONENT: i32 = -126;
+}
+
 macro_rules! element {
     ($name:ident, $bytes:literal, $integer:ty, |$bits:ident| $widen:expr, |$value:ident| $narrow:expr) => {
         #[derive(Clone, Copy)]
@@ -205,6 +244,34 @@ mod tests {
     #[test]
     fn bf16_rounds_once_to_even() {
         check_narrowing(f64_to_bf16, |bits| bf16::from_bits(bits).to_f64(), 0x7f80);
+    }
+
+    #[test]
+    fn ties_are_the_middles_between_elements() {
+        fn check<E: Narrow<Bytes = [u8; 2]>>(infinity: u16) {
+            for bits in 0..infinity - 1 {
+                let [low, high] = [bits, bits + 1].map(|bits| E::widen(bits.to_le_bytes()));
+                let middle = f64::midpoint(low, high);
+                for value in [middle, -middle] {
+                    assert!(is_tie::<E>(value), "{value:e}");
+                    let beside = f64::from_bits(value.to_bits() + 1);
+                    assert!(!is_tie::<E>(beside) && !is_tie::<E>(low), "{value:e}");
+                }
+            }
+            assert!(!is_tie::<E>(f64::INFINITY) && !is_tie::<E>(f64::NAN));
+        }
+        check::<F16>(0x7c00);
+        check::<BF16>(0x7f80);
+        assert!(is_tie::<F16>(65520.0));
+        for (value, expected) in [
+            (1.0 + 2_f64.powi(-24), true),
+            (1.0 + 2_f64.powi(-23), false),
+            (2_f64.powi(-150), true),
+            (3.0 * 2_f64.powi(-150), true),
+            (2_f64.powi(-149), false),
+        ] {
+            assert_eq!(is_tie::<F32>(value), expected, "{value:e}");
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! A weighted mean as an exact fraction, for the coordinates where nothing less can
 //! tell which way to round.
 
+use std::cmp::Ordering;
+
 use num_bigint::BigInt;
 use num_bigint::Sign;
 
@@ -13,29 +15,49 @@ const PRECISION: u64 = 53;
 /// are no `dᵢ`. All numbers must be finite, and the divisor not zero. An exact zero
 /// is `+0`.
 pub(super) fn exact_mean(terms: impl Iterator<Item = (f64, f64)>, divisors: &[f64]) -> f64 {
-    // In units of 2^-2148, twice the last place.
-    let numerator: BigInt = terms
-        .map(|(value, weight)| {
-            let ((value, value_shift), (weight, weight_shift)) =
-                (decompose(value), decompose(weight));
-            (BigInt::from(value) * weight) << (value_shift + weight_shift)
-        })
-        .sum();
-    // In units of 2^-1074.
-    let divisor: BigInt = if divisors.is_empty() {
-        BigInt::from(1) << LAST_PLACE.unsigned_abs()
-    } else {
-        divisors
-            .iter()
-            .map(|&divisor| {
-                let (mantissa, shift) = decompose(divisor);
-                BigInt::from(mantissa) << shift
-            })
-            .sum()
-    };
+    let (numerator, divisor) = (numerator(terms), divisor(divisors));
     let is_negative = (numerator.sign() == Sign::Minus) != (divisor.sign() == Sign::Minus);
     let magnitude = round(&numerator, &divisor);
     if is_negative { -magnitude } else { magnitude }
+}
+
+/// On which side of `value` the exact mean lies: `Greater` if it is larger. All as for
+/// [`exact_mean`].
+pub(super) fn exact_side(
+    terms: impl Iterator<Item = (f64, f64)>,
+    divisors: &[f64],
+    value: f64,
+) -> Ordering {
+    let divisor = divisor(divisors);
+    let (mantissa, shift) = decompose(value);
+    // In units of 2^-2148, as the numerator.
+    let scaled = (&divisor * mantissa) << shift;
+    let side = numerator(terms).cmp(&scaled);
+    match divisor.sign() {
+        Sign::Minus => side.reverse(),
+        _ => side,
+    }
+}
+
+/// `Σ wᵢ·xᵢ` in units of 2^-2148, twice the last place.
+fn numerator(terms: impl Iterator<Item = (f64, f64)>) -> BigInt {
+    let terms = terms.map(|(value, weight)| {
+        let ((value, value_shift), (weight, weight_shift)) = (decompose(value), decompose(weight));
+        (BigInt::from(value) * weight) << (value_shift + weight_shift)
+    });
+    terms.sum()
+}
+
+/// The sum of the divisors, or 1 for none, in units of 2^-1074.
+fn divisor(divisors: &[f64]) -> BigInt {
+    if divisors.is_empty() {
+        return BigInt::from(1) << LAST_PLACE.unsigned_abs();
+    }
+    let divisors = divisors.iter().map(|&divisor| {
+        let (mantissa, shift) = decompose(divisor);
+        BigInt::from(mantissa) << shift
+    });
+    divisors.sum()
 }
 
 /// `value = mantissa * 2^(shift - 1074)`.

@@ -1,7 +1,7 @@
 //! The definition: scalar loops that every other backend must equal bit for bit.
 
 use super::double::weighted_mean;
-use super::float::{BF16, Element, F16, F32, F64};
+use super::float::{BF16, Element, F16, F32, F64, is_tie};
 use super::{Backend, Counts, Gram, Input, KernelError, PIECE, Weights};
 use super::{check_comparison, check_lengths, needs_exact_mean};
 use crate::tensor::Dtype;
@@ -45,6 +45,17 @@ pub(super) fn store(out: &mut [u8], dtype: Dtype, index: usize, value: f64) -> f
     }
 }
 
+/// Whether a number lies in the middle between two elements of a type that it is to be
+/// rounded to once more.
+fn is_tie_of(dtype: Dtype, value: f64) -> bool {
+    match dtype {
+        Dtype::F16 => is_tie::<F16>(value),
+        Dtype::BF16 => is_tie::<BF16>(value),
+        Dtype::F32 => is_tie::<F32>(value),
+        _ => false,
+    }
+}
+
 impl Backend for Reference {
     type Workspace = ();
 
@@ -83,10 +94,11 @@ impl Backend for Reference {
         for &j in &retained {
             let values = inputs.iter().map(|&input| value_at(input, j));
             let mean = if needs_exact_mean(out_dtype, inputs.iter().map(|input| input.dtype)) {
-                weighted_mean(values, weights.values(), weights.wide_divisor())
+                let is_tie = |value| is_tie_of(out_dtype, value);
+                weighted_mean(values, weights.factors(), weights.wide_divisor(), is_tie)
             } else {
                 let mut terms = values
-                    .zip(weights.values())
+                    .zip(weights.factors())
                     .map(|(value, weight)| weight * value);
                 let first = terms.next().unwrap_or(0.0);
                 terms.fold(first, |sum, term| sum + term) / weights.divisor()

@@ -41,6 +41,8 @@ pub enum WeightError {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weights {
     values: Vec<f64>,
+    /// Those that are multiplied with.
+    factors: Vec<f64>,
     divisor: f64,
     wide_divisor: Divisor,
     normalization: Normalization,
@@ -61,20 +63,25 @@ impl Weights {
     /// [`WeightError`] for no weights, one that is NaN or infinite, or a sum
     /// that is zero or overflows when it has to divide.
     pub fn new(values: Vec<f64>, normalization: Normalization) -> Result<Self, WeightError> {
-        let Some(&first) = values.first() else {
+        if values.is_empty() {
             return Err(WeightError::Empty);
-        };
+        }
         if let Some(position) = values.iter().position(|value| !value.is_finite()) {
             return Err(WeightError::NotFinite {
                 position: position + 1,
                 value: values[position],
             });
         }
+        let factors = match normalization {
+            Normalization::AsGiven => values.clone(),
+            Normalization::SumToOne => away_from_underflow(&values),
+        };
         let (divisor, wide_divisor) = match normalization {
             Normalization::AsGiven => (1.0, Divisor::new(&[])),
             Normalization::SumToOne => {
-                let sum = values[1..].iter().fold(first, |sum, &value| sum + value);
-                (sum, Divisor::new(&values))
+                let (first, rest) = (factors[0], &factors[1..]);
+                let sum = rest.iter().fold(first, |sum, &factor| sum + factor);
+                (sum, Divisor::new(&factors))
             }
         };
         if divisor == 0.0 || !divisor.is_finite() || !wide_divisor.is_finite_nonzero() {
@@ -82,6 +89,7 @@ impl Weights {
         }
         Ok(Self {
             values,
+            factors,
             divisor,
             wide_divisor,
             normalization,
@@ -93,7 +101,14 @@ impl Weights {
         &self.values
     }
 
-    /// Sum of the weights in ingredient order, or 1 if they are taken as given.
+    /// The weights that are multiplied with, in ingredient order: as given or, where
+    /// products with such small ones would lose bits and a divisor makes up for it, all
+    /// times one power of two.
+    pub fn factors(&self) -> &[f64] {
+        &self.factors
+    }
+
+    /// Sum of the factors in ingredient order, or 1 if weights are taken as given.
     pub fn divisor(&self) -> f64 {
         self.divisor
     }
@@ -105,10 +120,8 @@ impl Weights {
 
     /// The coefficient of each ingredient in the combination.
     pub fn coefficients(&self) -> Vec<f64> {
-        self.values
-            .iter()
-            .map(|value| value / self.divisor)
-            .collect()
+        let factors = self.factors.iter();
+        factors.map(|factor| factor / self.divisor).collect()
     }
 
     /// Whether the combination is a mean: normalised, with no negative weight.
@@ -126,6 +139,23 @@ impl Weights {
     pub(super) fn wide_divisor(&self) -> &Divisor {
         &self.wide_divisor
     }
+}
+
+/// Weights times a power of two by which none of their products with an F32 underflows;
+/// exact, because it makes them larger and the largest stays far from overflow.
+fn away_from_underflow(weights: &[f64]) -> Vec<f64> {
+    // 2^-500 times the smallest F32, 2^-149, has all its bits.
+    const SMALL: f64 = f64::from_bits((1023 - 500) << 52);
+    const STEP: f64 = f64::from_bits((1023 + 512) << 52);
+    let mut scaled = weights.to_vec();
+    let mut largest = weights
+        .iter()
+        .fold(0.0_f64, |largest, weight| largest.max(weight.abs()));
+    while largest > 0.0 && largest < SMALL {
+        scaled.iter_mut().for_each(|weight| *weight *= STEP);
+        largest *= STEP;
+    }
+    scaled
 }
 
 /// Of a power of two the reciprocal is exact, so a product and a quotient round the same
@@ -175,6 +205,23 @@ mod tests {
         let weights = Weights::new(vec![1.0, -1.0], Normalization::AsGiven).unwrap();
         assert_eq!(weights.divisor(), 1.0);
         assert_eq!(Weights::uniform(4).unwrap().coefficients(), [0.25; 4]);
+    }
+
+    #[test]
+    fn tiny_weights_are_scaled_exactly_where_a_divisor_makes_up_for_it() {
+        let tiny = vec![1e-320, 3e-320, -5e-324];
+        let weights = Weights::new(tiny.clone(), Normalization::SumToOne).unwrap();
+        assert_eq!(weights.values(), tiny);
+        for (factor, value) in weights.factors().iter().zip(&tiny) {
+            let scale = 2_f64.powi(512);
+            assert_eq!(factor / scale / scale, *value);
+        }
+        let coefficients = weights.coefficients();
+        assert!((coefficients[1] - 0.75).abs() < 0.001, "{coefficients:?}");
+        let weights = Weights::new(tiny.clone(), Normalization::AsGiven).unwrap();
+        assert_eq!(weights.factors(), tiny);
+        let weights = Weights::new(vec![1e-100, 0.3], Normalization::SumToOne).unwrap();
+        assert_eq!(weights.factors(), weights.values());
     }
 
     #[test]

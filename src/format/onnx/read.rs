@@ -51,6 +51,14 @@ pub const MOST_NODES: usize = 1 << 20;
 /// Most initialisers of a model.
 pub const MOST_TENSORS: usize = 1 << 20;
 
+/// Elements that a model may have whatever its length.
+pub const FREE_ELEMENTS: u64 = 1 << 24;
+
+/// Elements that a longer one may have for each byte of its files. A weight of four bytes
+/// with an index of eight among 6,000 that are pruned is within it; what is written in
+/// 100 bytes and takes seconds to walk through is not.
+pub const MOST_PER_BYTE: u64 = 512;
+
 /// What a model says about its tensors.
 #[derive(Debug, Default)]
 pub struct Model {
@@ -66,8 +74,33 @@ pub struct Model {
     pub locations: Vec<String>,
     /// The messages around initialisers, outer before inner.
     pub messages: Vec<Message>,
-    /// Where the nodes begin that decode an initialiser when the model is loaded.
+    /// Where the nodes begin that make an initialiser when the model is loaded: those that
+    /// decode it, and those that hold it as a constant.
     pub decoders: BTreeSet<u64>,
+}
+
+impl Model {
+    /// Checks that the elements of all initialisers are in proportion to the `bytes` of
+    /// all files: a declared size is no licence to work.
+    ///
+    /// # Errors
+    /// [`OnnxError::Proportion`].
+    pub fn check_proportion(&self, bytes: u64) -> Result<(), OnnxError> {
+        let most = bytes.saturating_mul(MOST_PER_BYTE).max(FREE_ELEMENTS);
+        let mut elements = 0_u64;
+        for initializer in &self.initializers {
+            elements = elements.saturating_add(initializer.shape.numel());
+            if elements > most {
+                return Err(OnnxError::Proportion {
+                    tensor: initializer.name.clone(),
+                    elements,
+                    bytes,
+                    most,
+                });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A message of the file, which holds other messages.

@@ -267,7 +267,7 @@ impl Batch {
         let mut tables = Tables::new(buffer, self.to.address, self.sent);
         let values = tables.begin();
         self.weights
-            .values()
+            .factors()
             .iter()
             .for_each(|weight| tables.push(weight.to_bits()));
         let weights = tables.begin();

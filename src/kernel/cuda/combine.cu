@@ -81,8 +81,8 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 
 // The same where an ingredient or the soup is F64: the mean is exact before it is
-// rounded, one element after the other.
-extern "C" __global__ void __launch_bounds__(256)
+// rounded, one element after the other. Three blocks to a multiprocessor: with more, registers are spilled on sm_90.
+extern "C" __global__ void __launch_bounds__(256, 3)
     combine_exact(const Tile *tiles, u64 n_tiles, const Weights *all_weights) {
     const Weights weights = *all_weights;
     for (u64 t = blockIdx.y; t < n_tiles; t += gridDim.y) {
@@ -124,7 +124,8 @@ extern "C" __global__ void __launch_bounds__(256)
                 bool unsettled = false;
                 double mean = 0.0;
                 if (is_retained) {
-                    mean = exact_mean(operands, group * GROUP + j, weights, unsettled);
+                    mean = exact_mean(operands, group * GROUP + j, weights, (u32)tile.out_dtype,
+                                      unsettled);
                     n_unsettled += unsettled ? 1 : 0;
                 }
                 narrow_at((u8 *)tile.out, tile.out_dtype, group * GROUP + j, mean, is_retained,

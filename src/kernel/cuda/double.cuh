@@ -72,10 +72,20 @@ __device__ __forceinline__ bool is_safe(double value) {
     return value >= SMALLEST_SAFE && value <= 1.0 / SMALLEST_SAFE;
 }
 
-// Weighted mean of element `index` of all operands, rounded once to double. Sets
-// `unsettled` where only an exact fraction can tell which way to round.
+// The neighbour of `value`, which is finite and no zero, in the direction of `rest`.
+__device__ __forceinline__ double toward(double value, double rest) {
+    long long bits = __double_as_longlong(value);
+    bool is_away = (value < 0.0) == (rest < 0.0);
+    return rest == 0.0 ? value : __longlong_as_double(is_away ? bits + 1 : bits - 1);
+}
+
+// Weighted mean of element `index` of all operands, rounded once to double; where that
+// lies in the middle between two elements of type `out_dtype`, the double beside it on the
+// side of the exact mean. Sets `unsettled` where only an exact fraction can tell which way
+// to round.
 __device__ __forceinline__ double exact_mean(const Operand *operands, u64 index,
-                                             const Weights &weights, bool &unsettled) {
+                                             const Weights &weights, u32 out_dtype,
+                                             bool &unsettled) {
     const double *coefficients = (const double *)weights.values;
     Double sum = {0.0, 0.0};
     Double divisor = {weights.wide_high, weights.wide_low};
@@ -93,6 +103,8 @@ __device__ __forceinline__ double exact_mean(const Operand *operands, u64 index,
         n_terms = __dadd_rn(n_terms, 1.0);
         plain = i == 0 ? term.high : __dadd_rn(plain, term.high);
         is_plain = is_plain && value == 0.0;
+        // Of a product that is so small, bits or all may be lost.
+        inexact = inexact || (fabs(term.high) < SMALLEST_SAFE && value != 0.0);
         is_finite = is_finite && fabs(value) <= LARGEST;
     }
     double divisor_magnitude = fabs(divisor.high);
@@ -100,7 +112,8 @@ __device__ __forceinline__ double exact_mean(const Operand *operands, u64 index,
         if (!inexact && weights.is_power_of_two && fabs(sum.high) >= SMALLEST_SAFE) {
             double mean = __ddiv_rn(sum.high, divisor.high);
             if (is_safe(fabs(mean))) {
-                return mean;
+                double side = divisor.high < 0.0 ? -sum.low : sum.low;
+                return is_tie(out_dtype, mean) ? toward(mean, side) : mean;
             }
         }
         double rest;
@@ -113,7 +126,13 @@ __device__ __forceinline__ double exact_mean(const Operand *operands, u64 index,
         double low = __dadd_rn(mean, __dsub_rn(rest, error));
         double high = __dadd_rn(mean, __dadd_rn(rest, error));
         if (low == high && is_safe(fabs(low))) {
-            return low;
+            if (!is_tie(out_dtype, low)) {
+                return low;
+            }
+            double side = __dadd_rn(__dsub_rn(mean, low), rest);
+            if (fabs(side) > error) {
+                return toward(low, side);
+            }
         }
     }
     if (is_plain || !is_finite) {

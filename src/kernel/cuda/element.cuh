@@ -272,6 +272,23 @@ __device__ __forceinline__ void narrow_one(u8 *to, double mean, bool is_retained
 }
 
 // Rounds and stores element `index`, or +0 if it is not retained.
+// Whether a number lies in the middle between two elements of a type that is narrower
+// than it, infinity for one: of what is cut off its significand, only the first bit is set.
+__device__ __forceinline__ bool is_tie(u32 dtype, double value) {
+    u64 bits = (u64)__double_as_longlong(value);
+    // Of F32, the type that keeps most, 29 bits are cut off.
+    if (dtype == DTYPE_F64 || (bits & ((1ull << 28) - 1)) != 0) {
+        return false;
+    }
+    int exponent = (int)(bits >> 52 & 0x7ff) - 1023;
+    int kept = dtype == DTYPE_F32 ? 24 : dtype == DTYPE_F16 ? 11 : 8;
+    int smallest = dtype == DTYPE_F16 ? -14 : -126;
+    int cut = 53 - kept + (exponent < smallest ? smallest - exponent : 0);
+    u64 significand = (bits & ((1ull << 52) - 1)) | 1ull << 52;
+    return cut <= 53 && (significand & ((1ull << cut) - 1)) == 1ull << (cut - 1) &&
+           exponent < 1024;
+}
+
 __device__ __forceinline__ void narrow_at(u8 *to, u32 dtype, u64 index, double mean,
                                           bool is_retained, Found &found) {
     u8 *at = to + index * width_of(dtype);

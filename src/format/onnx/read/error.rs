@@ -241,4 +241,20 @@ pub enum OnnxError {
         /// Position in the list of places.
         index: u64,
     },
+    /// The tensors of a model have far more elements than its files have bytes.
+    #[error(
+        "the initialisers up to `{}` have {elements} elements, and all files of the model {bytes} bytes: \
+         more than {most} elements are not read of so few, store some of them dense",
+        Printable(tensor)
+    )]
+    Proportion {
+        /// The initialiser that is one too many.
+        tensor: String,
+        /// Elements up to it.
+        elements: u64,
+        /// Bytes of all files.
+        bytes: u64,
+        /// Most elements for these bytes.
+        most: u64,
+    },
 }

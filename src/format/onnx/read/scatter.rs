@@ -15,12 +15,6 @@ use crate::tensor::Dtype;
 /// Entries of the list from one noted place to the next.
 const STEP: u64 = 4096;
 
-/// Elements of a tensor that may be as sparse as it likes.
-const LARGE: u64 = 1 << 31;
-/// Elements of a larger one for each that is stored. A file of a few bytes must not stand
-/// for a tensor that nobody can read to its end.
-const SPARSEST: u64 = 1 << 16;
-
 /// How the list says where elements are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum List {
@@ -80,13 +74,6 @@ impl Scattered {
             }
         };
         let numel = initializer.shape.numel();
-        if numel > LARGE && numel / SPARSEST > values.count {
-            return Err(OnnxError::Sparse {
-                tensor: initializer.name.clone(),
-                what: "has more than 65,536 elements for each that is stored",
-            }
-            .into());
-        }
         let mut scattered = Self {
             n_entries: match &list {
                 List::Coordinates(_) => values.count,
