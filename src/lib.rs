@@ -2,6 +2,7 @@
 //!
 //! Source: Zimmer, Spiegel, Pokutta, *Sparse Model Soups*, ICLR 2024, arXiv:2306.16788.
 
+pub mod adapter;
 pub mod checkpoint;
 pub mod connectivity;
 #[cfg(feature = "train")]

@@ -7,6 +7,8 @@
 //! hand. Knows neither candle nor what accuracy is.
 
 mod accelerator;
+mod adapters;
+mod apply;
 mod certificate;
 mod copy;
 mod difference;
@@ -37,6 +39,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::adapter::AdapterError;
 use crate::checkpoint::IngredientsError;
 use crate::checkpoint::OutputError;
 use crate::checkpoint::map::SourceError;
@@ -55,6 +58,18 @@ pub use crate::checkpoint::Observer;
 pub use crate::checkpoint::Sidecars;
 pub use crate::checkpoint::refuse_named_input;
 pub use accelerator::Accelerator;
+pub use adapters::AdapterPlan;
+pub use adapters::AdapterRecord;
+pub use adapters::AdapterSoup;
+pub use adapters::MergedModule;
+pub use adapters::PlannedModule;
+pub use adapters::Products;
+pub use adapters::Rule;
+pub use adapters::merge_adapters;
+pub use apply::APPLICATION_KEY;
+pub use apply::Applied;
+pub use apply::Changed;
+pub use apply::apply;
 pub use certificate::Certificate;
 pub use certificate::CertificateError;
 pub use certificate::IngredientRecord;
@@ -254,6 +269,26 @@ pub enum MergeError {
     Model {
         /// What is not allowed, and why.
         reason: &'static str,
+    },
+    /// An adapter cannot be merged or applied.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+    /// A sum does not fit the type that is stored.
+    #[error(
+        "`{}` of `{}` becomes {value} at index {index}, which {dtype} cannot hold",
+        Printable(tensor), path.display()
+    )]
+    Overflow {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Row-major index of the element.
+        index: u64,
+        /// The sum.
+        value: f64,
+        /// The element type.
+        dtype: Dtype,
     },
     /// A device cannot be used, or failed.
     #[error(transparent)]

@@ -60,6 +60,28 @@ impl Ingredients {
         dtypes: DtypeRule,
         select: impl Fn(&str) -> bool,
     ) -> Result<Self, IngredientsError> {
+        let joined = Self::join_part(checkpoints, mask_file, dtypes, select)?;
+        if joined.parameters.is_empty() {
+            let first = &joined.checkpoints[0];
+            if first.tensors().is_empty() {
+                let path = first.path().to_owned();
+                return Err(IngredientsError::Empty { path });
+            }
+            return Err(IngredientsError::Nothing);
+        }
+        Ok(joined)
+    }
+
+    /// The same, where `select` may pick nothing: what it leaves out is somebody else's.
+    ///
+    /// # Errors
+    /// As [`join`](Self::join).
+    pub fn join_part(
+        checkpoints: Vec<Checkpoint>,
+        mask_file: Option<Checkpoint>,
+        dtypes: DtypeRule,
+        select: impl Fn(&str) -> bool,
+    ) -> Result<Self, IngredientsError> {
         let mut resolved = Vec::with_capacity(checkpoints.len());
         for checkpoint in &checkpoints {
             let located = Located::new(checkpoint, &select)?;
@@ -93,13 +115,6 @@ impl Ingredients {
                 given_mask: None,
             })
             .collect();
-        if parameters.is_empty() {
-            if checkpoints[0].tensors().is_empty() {
-                let path = checkpoints[0].path().to_owned();
-                return Err(IngredientsError::Empty { path });
-            }
-            return Err(IngredientsError::Nothing);
-        }
         drop(others);
         if let Some(mask_file) = &mask_file {
             assign_masks(&mut parameters, &checkpoints[0], mask_file, &select)?;

@@ -101,6 +101,11 @@ impl Destination {
         &self.path
     }
 
+    /// Whether it is a directory.
+    pub(crate) fn is_directory(&self) -> bool {
+        self.is_directory
+    }
+
     /// Names of the files of a checkpoint of so many shards, without its sidecars.
     pub(crate) fn shard_names(&self, n_shards: usize) -> Vec<String> {
         match (self.is_directory, n_shards) {
@@ -183,6 +188,7 @@ impl Destination {
         let all_names: BTreeSet<&str> = names
             .iter()
             .chain(&sidecars.copied)
+            .chain(sidecars.given.keys())
             .map(String::as_str)
             .chain(index.as_ref().map(|_| INDEX_NAME))
             .collect();
@@ -210,6 +216,11 @@ fn finish_directory(
     if let Some(text) = index {
         staged
             .file(INDEX_NAME, text.len() as u64)?
+            .write_at(text.as_bytes(), 0)?;
+    }
+    for (name, text) in &sidecars.given {
+        staged
+            .file(name, text.len() as u64)?
             .write_at(text.as_bytes(), 0)?;
     }
     for name in &sidecars.copied {

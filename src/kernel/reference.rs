@@ -26,8 +26,12 @@ pub fn value_at(input: Input<'_>, index: usize) -> f64 {
     }
 }
 
-/// Rounds `value` once into element `index` of `out` and returns what was stored.
-pub(super) fn store(out: &mut [u8], dtype: Dtype, index: usize, value: f64) -> f64 {
+/// Rounds `value` once into element `index` of `out`, which is F16, BF16, F32 or F64, and
+/// returns what was stored.
+///
+/// # Panics
+/// If there is no such element.
+pub fn store(out: &mut [u8], dtype: Dtype, index: usize, value: f64) -> f64 {
     fn at<E: Element<Bytes = [u8; N]>, const N: usize>(
         out: &mut [u8],
         index: usize,

@@ -14,6 +14,7 @@ use crate::checkpoint::Seal;
 use crate::connectivity::MismatchPolicy;
 use crate::connectivity::NamePatterns;
 use crate::kernel::Normalization;
+use crate::merge::adapters::AdapterRecord;
 use crate::merge::file_digest::FileDigest;
 use crate::merge::options::IntegerPolicy;
 use crate::merge::options::MergeOptions;
@@ -128,6 +129,9 @@ pub struct RecordedOptions {
     /// Whether running variances are pooled, so that batch norm's statistics have to
     /// be estimated again before the soup is used.
     pub batch_norm_pooled: bool,
+    /// Which products it has, if it is a soup of adapters whose products were averaged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapters: Option<AdapterRecord>,
 }
 
 /// What is certified of one stored tensor.
@@ -356,6 +360,7 @@ impl RecordedOptions {
             layout: options.layout,
             mask_file,
             batch_norm_pooled,
+            adapters: options.adapters.map(AdapterRecord::open),
         }
     }
 
@@ -372,5 +377,6 @@ impl RecordedOptions {
         options.integers = self.on_integer_mismatch;
         options.allow_non_finite = self.allow_non_finite;
         options.layout = self.layout;
+        options.adapters = self.adapters.as_ref().map(|record| record.products);
     }
 }

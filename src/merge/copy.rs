@@ -14,6 +14,7 @@ use crate::checkpoint::StoredTensor;
 use crate::connectivity::Connectivity;
 use crate::connectivity::Expectation;
 use crate::merge::MergeError;
+use crate::merge::apply::Additions;
 use crate::merge::certificate::Certificate;
 use crate::merge::draft::Claim;
 use crate::merge::draft::Draft;
@@ -73,9 +74,20 @@ impl Copied {
 /// [`MergeError`], also if a given mask prunes what is not zero; then the destination holds what it held.
 pub fn copy(
     source: &Ingredients,
+    options: MergeOptions,
+    destination: &Destination,
+    observer: Observer<'_>,
+) -> Result<Copied, MergeError> {
+    copy_with(source, options, destination, observer, None)
+}
+
+/// The same with something added inside the masks: then it has no certificate.
+pub(super) fn copy_with(
+    source: &Ingredients,
     mut options: MergeOptions,
     destination: &Destination,
     observer: Observer<'_>,
+    additions: Option<&Additions<'_>>,
 ) -> Result<Copied, MergeError> {
     options.allow_non_finite = true;
     options.distances = false;
@@ -95,7 +107,7 @@ pub fn copy(
         tensor.action = Action::First;
     }
     let scanned = Job::new(source, &plan, &options, Sink::None).run(observer)?;
-    prove(&scanned, source, &options).map_err(MergeError::Connectivity)?;
+    let masks = prove(&scanned, source, &options).map_err(MergeError::Connectivity)?;
     plan.count(&scanned.tensors, source);
     for (tensor, found) in plan.tensors.iter_mut().zip(&scanned.tensors) {
         tensor.expectation = match &found.mask {
@@ -107,18 +119,25 @@ pub fn copy(
     let was_certified = certificate.is_some();
     let seal = checkpoint.seal()?;
     let certificate = certificate.filter(|certificate| {
-        certificate.is_fitted_by(&seal) && holds(certificate, source, &plan, &scanned)
+        additions.is_none()
+            && certificate.is_fitted_by(&seal)
+            && holds(certificate, source, &plan, &scanned)
     });
     let is_certified = certificate.is_some();
     let claim = certificate.map_or(Claim::Nothing, |held| Claim::Copy(Box::new(held)));
     let plan = plan.placed(source, &options)?;
-    let draft = Draft::claiming(source, &options, &plan, carried(checkpoint), claim);
+    let mut metadata = carried(checkpoint);
+    if let Some(additions) = additions {
+        additions.note(&mut metadata, masks.digest());
+    }
+    let draft = Draft::claiming(source, &options, &plan, metadata, claim);
     let headers = draft.reserve_headers()?;
     let sidecars = destination.sidecars(source)?;
     let bytes_written = headers.iter().sum::<u64>() + plan.bytes_to_write;
     destination.require_space(bytes_written)?;
     let fill = |output: &StagedOutput<'_>| {
-        let outcome = Job::new(source, &plan, &options, Sink::Write(output)).run(observer)?;
+        let job = Job::new(source, &plan, &options, Sink::Write(output)).adding(additions);
+        let outcome = job.run(observer)?;
         let connectivity = prove(&outcome, source, &options).map_err(MergeError::Connectivity)?;
         require_content(&plan, &outcome)?;
         let certificate = draft.certificate(&outcome, &connectivity);

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::checkpoint::Ingredients;
 use crate::kernel::cpu::Cpu;
+use crate::merge::apply::Additions;
 use crate::merge::options::MergeOptions;
 use crate::merge::plan::MergePlan;
 use crate::merge::plan::PlannedTensor;
@@ -25,6 +26,8 @@ pub(super) struct Job<'a> {
     pub(super) is_doomed: AtomicBool,
     /// Bytes of bitmasks that two tiles share.
     pub(super) edges: Edges,
+    /// What is added to tensors of one checkpoint, inside its masks.
+    pub(super) additions: Option<&'a Additions<'a>>,
 }
 
 impl<'a> Job<'a> {
@@ -52,7 +55,13 @@ impl<'a> Job<'a> {
             sink,
             is_doomed: AtomicBool::new(false),
             edges: Edges::default(),
+            additions: None,
         }
+    }
+
+    /// The same pass, with something added to what is written.
+    pub(super) fn adding(self, additions: Option<&'a Additions<'a>>) -> Self {
+        Self { additions, ..self }
     }
 
     /// Whether the soup is computed, rather than masks compared only.

@@ -10,6 +10,7 @@ use crate::connectivity::Rules;
 use crate::kernel::WeightError;
 use crate::kernel::Weights;
 use crate::merge::accelerator::Accelerator;
+use crate::merge::adapters::Products;
 use crate::merge::selection::Selection;
 use crate::tensor::Dtype;
 
@@ -63,6 +64,8 @@ pub struct MergeOptions {
     pub layout: MaskLayout,
     /// Largest shard in bytes; `None` for one file.
     pub shard_bytes: Option<u64>,
+    /// Which products a soup of adapters has; `None` averages factors like all tensors.
+    pub adapters: Option<Products>,
     /// Whether distances between ingredients are measured.
     pub distances: bool,
     /// What computes.
@@ -110,6 +113,7 @@ impl MergeOptions {
             allow_non_finite: false,
             layout: MaskLayout::default(),
             shard_bytes: None,
+            adapters: None,
             workers: Workers::default(),
         }
     }

@@ -16,6 +16,7 @@ use crate::connectivity::Mismatch;
 use crate::connectivity::MismatchPolicy;
 use crate::connectivity::TensorMask;
 use crate::merge::MergeError;
+use crate::merge::apply::APPLICATION_KEY;
 use crate::merge::certificate::Certificate;
 use crate::merge::distance::Distances;
 use crate::merge::draft::Draft;
@@ -297,7 +298,7 @@ pub(super) fn carried_metadata(
         .collect();
     let mut carried = BTreeMap::new();
     let mut dropped = Vec::new();
-    let is_own = |key: &str| key == CERTIFICATE_KEY || key == RECALIBRATION_KEY;
+    let is_own = |key: &str| [CERTIFICATE_KEY, RECALIBRATION_KEY, APPLICATION_KEY].contains(&key);
     for key in keys.into_iter().filter(|&key| !is_own(key)) {
         match all[0].get(key) {
             Some(value) if all.iter().all(|metadata| metadata.get(key) == Some(value)) => {

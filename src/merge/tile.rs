@@ -20,6 +20,7 @@ use crate::kernel::cuda::Answer;
 use crate::kernel::maximum;
 use crate::kernel::write_flags;
 use crate::merge::MergeError;
+use crate::merge::apply::Stored;
 use crate::merge::job::Job;
 use crate::merge::plan::Action;
 use crate::merge::plan::PlannedTensor;
@@ -112,6 +113,16 @@ impl TileBytes<'_> {
         (is_shared && self.given.is_none()).then_some(first)
     }
 
+    /// The same tile of one ingredient with other values.
+    fn with_values<'b>(&'b self, values: &'b [u8]) -> TileBytes<'b> {
+        TileBytes {
+            values: vec![values],
+            masks: self.masks.clone(),
+            compact: self.compact.clone(),
+            given: self.given,
+        }
+    }
+
     /// Digests of the stored masks.
     fn mask_digests(&self, range: TileRange) -> Box<[Option<Digest>]> {
         let digest = |words: &[u64]| mask_digest(words, range.count as usize);
@@ -194,6 +205,22 @@ impl Job<'_> {
         })
     }
 
+    /// The values of a tile with what is added to them, if anything is.
+    fn added(&self, tile: &Tile<'_>, mask: Option<&[u64]>) -> Result<Option<Vec<u8>>, MergeError> {
+        let Some(additions) = self.additions else {
+            return Ok(None);
+        };
+        let packed = tile.bytes.compact.first().copied().flatten();
+        let stored = Stored {
+            path: self.ingredients.checkpoints()[0].path(),
+            name: &tile.parameter.name,
+            dtype: tile.stored(0).dtype,
+            bytes: tile.bytes.values[0],
+            packed,
+        };
+        additions.changed(tile.planned.parameter, tile.range, stored, mask)
+    }
+
     /// Works through one tile. `out` and `mask_out` take the tile of the soup, or what is
     /// retained of it, and that of its stored mask; both are left alone where nothing is
     /// to be written. What a device found for it is taken, if it found all.
@@ -265,6 +292,10 @@ impl Job<'_> {
             return Ok(outcome);
         }
         let mask = is_masked.then_some(resolved);
+        let values = self.added(&tile, mask)?;
+        let changed = values.as_ref().map(|values| bytes.with_values(values));
+        let bytes = changed.as_ref().unwrap_or(&bytes);
+        let tile = Tile { bytes, ..tile };
         match (planned.action, answer) {
             (Action::Average, Some(answer)) if tile.take(&answer, out, mask) => {
                 (outcome.counts, outcome.gram) = (answer.counts, answer.gram);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
+use crate::adapter::is_of_no_factor;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::DtypeRule;
 use crate::checkpoint::Ingredients;
@@ -12,6 +13,7 @@ use crate::connectivity::whole_mask_digest;
 use crate::kernel::Normalization;
 use crate::kernel::Weights;
 use crate::merge::MergeError;
+use crate::merge::adapters;
 use crate::merge::certificate::Certificate;
 use crate::merge::difference::Difference;
 use crate::merge::frame::frame_differences;
@@ -93,6 +95,11 @@ pub fn recompute(
         }
     };
     let dtypes = options.dtype_rule();
+    if options.adapters.is_some() {
+        let of_none = |name: &str| options.selects(name) && is_of_no_factor(name);
+        let ingredients = Ingredients::join_part(checkpoints, mask_file, dtypes, of_none)?;
+        return adapters::recompute(soup, certificate, &ingredients, &options, observer);
+    }
     let ingredients =
         Ingredients::join(checkpoints, mask_file, dtypes, |name| options.selects(name))?;
     let plan = MergePlan::new(&ingredients, &options)
@@ -209,7 +216,7 @@ fn changed_statistics(
 }
 
 /// What a certificate says of a soup's tensors and is not so.
-fn false_records(certificate: &Certificate, found: &Certificate) -> Vec<Difference> {
+pub(super) fn false_records(certificate: &Certificate, found: &Certificate) -> Vec<Difference> {
     let names = found.tensors.keys();
     let stray = certificate.tensors.keys();
     let stray = stray.filter(|name| !found.tensors.contains_key(*name));
@@ -262,7 +269,7 @@ fn in_recorded_order<'a>(
     checkpoints
 }
 
-fn layout_differences(
+pub(super) fn layout_differences(
     soup: &Checkpoint,
     expected: &BTreeMap<&str, (Dtype, &Shape)>,
 ) -> Vec<Difference> {
@@ -323,6 +330,7 @@ pub fn self_check(
     if !certificate.soup.is_selection_sound() {
         differences.push(Difference::Certificate { what: SELECTION });
     }
+    differences.extend(adapters::check_scales(soup, certificate));
     let mut masks = Vec::new();
     let mut retained_zeros = 0;
     let mut totals = (0, 0);

@@ -1,6 +1,7 @@
 //! Files that go beside the weights of a model: found in the directory of the first
 //! ingredient, and held against those of the others.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -23,6 +24,8 @@ pub struct Sidecars {
     /// Those of them that another ingredient lacks or has otherwise.
     pub differing: Vec<String>,
     pub(super) directory: PathBuf,
+    /// Files with a text of their own, by name.
+    pub(super) given: BTreeMap<String, String>,
 }
 
 impl Sidecars {
@@ -48,7 +51,15 @@ impl Sidecars {
             copied,
             differing,
             directory: directory.to_owned(),
+            given: BTreeMap::new(),
         })
+    }
+
+    /// Has a file written with this text; one of that name is not copied then.
+    pub(crate) fn give(&mut self, name: &str, text: String) {
+        self.copied.retain(|copied| copied != name);
+        self.differing.retain(|differing| differing != name);
+        self.given.insert(name.to_owned(), text);
     }
 }
 

@@ -1,0 +1,507 @@
+//! What a soup of adapters will be, as data: a rule for each module, and places.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+use crate::adapter::Adapter;
+use crate::adapter::AdapterError;
+use crate::adapter::Module;
+use crate::adapter::Naming;
+use crate::adapter::Scaling;
+use crate::adapter::is_adapter;
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::Ingredients;
+use crate::checkpoint::MaskLayout;
+use crate::checkpoint::Observer;
+use crate::checkpoint::StoredTensor;
+use crate::format::safetensors::Entry;
+use crate::format::safetensors::Layout;
+use crate::format::safetensors::natural_cmp;
+use crate::kernel::Normalization;
+use crate::kernel::Weights;
+use crate::kernel::store;
+use crate::merge::MergeError;
+use crate::merge::adapters::Products;
+use crate::merge::options::MergeOptions;
+use crate::merge::plan::MergePlan;
+use crate::merge::run::resolve_plan;
+use crate::tensor::Dtype;
+use crate::tensor::Shape;
+
+/// What a soup of adapters will be.
+#[derive(Debug)]
+pub struct AdapterPlan {
+    /// Its modules, by name.
+    pub modules: Vec<PlannedModule>,
+    /// What becomes of tensors that belong to no factor.
+    pub plain: MergePlan,
+    /// The ingredients, understood.
+    pub adapters: Vec<Adapter>,
+    /// Bytes that are read of factors.
+    pub factor_bytes: u64,
+}
+
+/// What becomes of one module.
+#[derive(Clone, Debug)]
+pub struct PlannedModule {
+    /// Its name.
+    pub name: String,
+    /// How its factors come about.
+    pub rule: Rule,
+    /// Rank of its product.
+    pub rank: u64,
+    /// Its scale is this divided by the rank.
+    pub alpha: f64,
+    /// The ingredients that have it.
+    pub members: Vec<Member>,
+    pub(super) down: Piece,
+    pub(super) up: Piece,
+    pub(super) bias: Option<Piece>,
+    pub(super) alpha_tensor: Option<Piece>,
+}
+
+/// An ingredient's part in a module.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Index of the ingredient.
+    pub ingredient: usize,
+    /// The product.
+    pub module: Module,
+    /// What the second factor is multiplied by to be part of the soup's.
+    pub coefficient: f64,
+}
+
+/// How the factors of a module come about.
+#[derive(Clone, Debug)]
+pub enum Rule {
+    /// Those of the ingredients beside each other.
+    Stacked,
+    /// The first factor, which all ingredients share, and the mean of the second ones.
+    SharedDown(Weights),
+    /// The second factor, which all ingredients share, and the mean of the first ones.
+    SharedUp(Weights),
+    /// The largest parts of the stacked ones.
+    Truncated,
+}
+
+impl Rule {
+    /// The word for it in reports.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Stacked => "stacked",
+            Self::SharedDown(_) => "shared-down",
+            Self::SharedUp(_) => "shared-up",
+            Self::Truncated => "truncated",
+        }
+    }
+}
+
+/// A tensor of the soup.
+#[derive(Clone, Debug)]
+pub(super) struct Piece {
+    pub(super) name: String,
+    pub(super) dtype: Dtype,
+    pub(super) shape: Shape,
+    pub(super) offset: u64,
+}
+
+impl AdapterPlan {
+    /// Plans a soup of the adapters in `ingredients`, which were joined without their
+    /// factors. Reads the factors, to find those that are the same in all.
+    ///
+    /// # Errors
+    /// [`MergeError`] if the products have no mean, or an option makes no sense here.
+    pub fn new(
+        ingredients: &Ingredients,
+        options: &MergeOptions,
+        observer: Observer<'_>,
+    ) -> Result<Self, MergeError> {
+        refuse_options(options)?;
+        let checkpoints = ingredients.checkpoints();
+        let adapters = open(checkpoints, options)?;
+        let mut names: BTreeSet<&String> = BTreeSet::new();
+        names.extend(adapters.iter().flat_map(|adapter| adapter.modules.keys()));
+        let mut modules = Vec::with_capacity(names.len());
+        for name in names {
+            modules.push(plan_module(name, checkpoints, &adapters, options)?);
+        }
+
+        let plain = MergePlan::new(ingredients, &plain_options(options))?;
+        let plain = resolve_plan(plain, ingredients, &plain_options(options), observer)?;
+        let mut plan = Self {
+            factor_bytes: factor_bytes(checkpoints, &adapters),
+            modules,
+            plain,
+            adapters,
+        };
+        plan.place()?;
+        Ok(plan)
+    }
+
+    /// Gives factors and all else places in one file.
+    fn place(&mut self) -> Result<(), MergeError> {
+        let plain = self.plain.layouts.iter().flat_map(Layout::tensors);
+        let mut entries: Vec<Entry> = plain
+            .map(|tensor| Entry {
+                name: tensor.name.clone(),
+                dtype: tensor.dtype,
+                shape: tensor.shape.clone(),
+            })
+            .collect();
+        entries.extend(self.pieces().map(|piece| Entry {
+            name: piece.name.clone(),
+            dtype: piece.dtype,
+            shape: piece.shape.clone(),
+        }));
+        entries.sort_by(natural_cmp);
+        let layout = Layout::new(entries)?;
+        let places = layout.tensors().iter();
+        let places: BTreeMap<&str, u64> = places
+            .map(|tensor| (tensor.name.as_str(), tensor.begin))
+            .collect();
+        let offset = |name: &str| places.get(name).copied().unwrap_or_default();
+        for planned in &mut self.plain.tensors {
+            planned.slot.offset = offset(&planned.slot.name);
+            if let Some(slot) = &mut planned.mask_slot {
+                slot.offset = offset(&slot.name);
+            }
+        }
+        for module in &mut self.modules {
+            for piece in module.pieces_mut() {
+                piece.offset = offset(&piece.name);
+            }
+        }
+        self.plain.tensors.sort_by_key(|tensor| tensor.slot.offset);
+        self.plain.bytes_to_write = layout.data_bytes();
+        self.plain.layouts = vec![layout];
+        Ok(())
+    }
+
+    pub(super) fn pieces(&self) -> impl Iterator<Item = &Piece> {
+        self.modules.iter().flat_map(PlannedModule::pieces)
+    }
+}
+
+impl PlannedModule {
+    pub(super) fn pieces(&self) -> impl Iterator<Item = &Piece> {
+        let others = self.bias.iter().chain(&self.alpha_tensor);
+        [&self.down, &self.up].into_iter().chain(others)
+    }
+
+    fn pieces_mut(&mut self) -> impl Iterator<Item = &mut Piece> {
+        let others = self.bias.iter_mut().chain(&mut self.alpha_tensor);
+        [&mut self.down, &mut self.up].into_iter().chain(others)
+    }
+}
+
+/// Options for what belongs to no factor: names were selected when it was joined.
+pub(super) fn plain_options(options: &MergeOptions) -> MergeOptions {
+    MergeOptions {
+        include: Default::default(),
+        exclude: Default::default(),
+        distances: false,
+        ..options.clone()
+    }
+}
+
+fn refuse_options(options: &MergeOptions) -> Result<(), AdapterError> {
+    let refused = [
+        (
+            options.shard_bytes.is_some(),
+            "`--shard-size`",
+            "is not for adapters, which are read from one file",
+        ),
+        (
+            !matches!(options.layout, MaskLayout::Keep | MaskLayout::Dense),
+            "`--layout`",
+            "is not for adapters, whose factors are dense",
+        ),
+        (
+            options.selection.is_some(),
+            "`--method greedy`",
+            "is not for adapters; choose them yourself, and give weights",
+        ),
+    ];
+    match refused.into_iter().find(|(is_refused, ..)| *is_refused) {
+        None => Ok(()),
+        Some((_, what, reason)) => Err(AdapterError::Option { what, reason }),
+    }
+}
+
+/// The adapters, which must say their scales in one way.
+fn open(checkpoints: &[Checkpoint], options: &MergeOptions) -> Result<Vec<Adapter>, AdapterError> {
+    let mut adapters: Vec<Adapter> = Vec::with_capacity(checkpoints.len());
+    for checkpoint in checkpoints {
+        let mixed = |reason: &str| AdapterError::Mixed {
+            first: checkpoints[0].path().to_owned(),
+            other: checkpoint.path().to_owned(),
+            reason: reason.to_owned(),
+        };
+        if !is_adapter(checkpoint) {
+            return Err(AdapterError::NotAnAdapter {
+                path: checkpoint.path().to_owned(),
+            });
+        }
+        let adapter = Adapter::open(checkpoint, |name| options.selects(name))?;
+        if let Some(first) = adapters.first() {
+            let kind = std::mem::discriminant(&first.scaling);
+            if kind != std::mem::discriminant(&adapter.scaling) {
+                return Err(mixed("they say their scales in different places"));
+            }
+            if first.is_transposed != adapter.is_transposed {
+                return Err(mixed("`fan_in_fan_out` of their configurations differs"));
+            }
+        }
+        adapters.push(adapter);
+    }
+    Ok(adapters)
+}
+
+fn factor_bytes(checkpoints: &[Checkpoint], adapters: &[Adapter]) -> u64 {
+    let of = |(checkpoint, adapter): (&Checkpoint, &Adapter)| -> u64 {
+        let modules = adapter.modules.values();
+        let indices = modules.flat_map(|module| [module.down, module.up]);
+        indices
+            .map(|index| checkpoint.tensors()[index].stored_bytes())
+            .sum()
+    };
+    checkpoints.iter().zip(adapters).map(of).sum()
+}
+
+/// The rule for one module, the scale of its product, and its tensors.
+fn plan_module(
+    name: &str,
+    checkpoints: &[Checkpoint],
+    adapters: &[Adapter],
+    options: &MergeOptions,
+) -> Result<PlannedModule, MergeError> {
+    let values = options.weights.values();
+    let divisor = options.weights.divisor();
+    let members = adapters.iter().enumerate().filter_map(|(ingredient, adapter)| {
+        let module = adapter.modules.get(name)?.clone();
+        let coefficient = values[ingredient] * module.alpha / (divisor * module.divisor);
+        Some(Member {
+            ingredient,
+            module,
+            coefficient,
+        })
+    });
+    let mut members: Vec<Member> = members.collect();
+    refuse_unlike(name, checkpoints, &members, options)?;
+    let first = members[0].clone();
+    let tensor = |index: usize| &checkpoints[first.ingredient].tensors()[index];
+    let is_shared = members.len() == checkpoints.len();
+    let shared = match is_shared {
+        true => shared(checkpoints, &members, options)?,
+        false => None,
+    };
+
+    // Where the scale is a tensor, it is rounded first, and factors take up the rest.
+    let alphas = members.iter();
+    let mut alphas = alphas.filter_map(|member| {
+        let index = member.module.alpha_tensor?;
+        Some(&checkpoints[member.ingredient].tensors()[index])
+    });
+    let alpha_like = alphas.next();
+    let has_alpha = alpha_like.is_some() || first.module.naming == Naming::Kohya;
+    let alpha_dtype = alpha_like.map_or(tensor(first.module.down).dtype, |like| like.dtype);
+    let rounded = |alpha: f64| match has_alpha {
+        true => store(&mut [0; 8], alpha_dtype, 0, alpha),
+        false => alpha,
+    };
+    let is_unit = !has_alpha && !matches!(adapters[0].scaling, Scaling::Config(_));
+
+    let (mut rule, mut rank, mut alpha) = match shared {
+        Some((rule, scale)) if !is_unit || scale == 1.0 => {
+            let rank = first.module.rank;
+            (rule, rank, rounded(scale * rank as f64))
+        }
+        _ => {
+            let (rank, alpha) = stack(&mut members, options, is_unit, rounded);
+            (Rule::Stacked, rank, alpha)
+        }
+    };
+    if let Some(Products::Rank { rank: most }) = options.adapters
+        && rank > most
+    {
+        (rule, rank, alpha) = (Rule::Truncated, most, rounded(most as f64));
+    }
+    let resized = |like: &StoredTensor, dim: usize| {
+        let mut dims = like.shape.dims().to_vec();
+        dims[dim] = rank;
+        Piece {
+            name: like.name.clone(),
+            dtype: options.dtype.unwrap_or(like.dtype),
+            // Larger than any file is refused by the layout.
+            shape: Shape::new(dims).unwrap_or_else(|| like.shape.clone()),
+            offset: 0,
+        }
+    };
+    let biases = members.iter();
+    let mut biases = biases.filter_map(|member| {
+        let index = member.module.bias?;
+        Some(&checkpoints[member.ingredient].tensors()[index])
+    });
+    Ok(PlannedModule {
+        down: resized(tensor(first.module.down), 0),
+        up: resized(tensor(first.module.up), 1),
+        bias: biases.next().map(|like| Piece {
+            name: like.name.clone(),
+            dtype: options.dtype.unwrap_or(like.dtype),
+            shape: like.shape.clone(),
+            offset: 0,
+        }),
+        alpha_tensor: has_alpha.then(|| Piece {
+            name: alpha_like.map_or_else(|| format!("{name}.alpha"), |like| like.name.clone()),
+            dtype: alpha_dtype,
+            shape: alpha_like.map_or_else(scalar, |like| like.shape.clone()),
+            offset: 0,
+        }),
+        name: name.to_owned(),
+        rule,
+        rank,
+        alpha,
+        members,
+    })
+}
+
+/// The shape of a tensor without dimensions.
+fn scalar() -> Shape {
+    Shape::new([]).expect("one element is few enough")
+}
+
+/// Refuses products that cannot be added, and types that differ.
+fn refuse_unlike(
+    name: &str,
+    checkpoints: &[Checkpoint],
+    members: &[Member],
+    options: &MergeOptions,
+) -> Result<(), AdapterError> {
+    let tensor = |member: &Member, index: usize| &checkpoints[member.ingredient].tensors()[index];
+    let of = |member: &Member| {
+        let (down, up) = (
+            tensor(member, member.module.down),
+            tensor(member, member.module.up),
+        );
+        let outputs = up.shape.dims().first().copied();
+        let inputs = down.shape.dims()[1..].to_vec();
+        (outputs, inputs, down.dtype, up.dtype)
+    };
+    let first = of(&members[0]);
+    for member in &members[1..] {
+        let own = of(member);
+        let is_typed = options.dtype.is_some() || (own.2, own.3) == (first.2, first.3);
+        let is_named = member.module.naming == members[0].module.naming;
+        if (&own.0, &own.1) == (&first.0, &first.1) && is_typed && is_named {
+            continue;
+        }
+        let reason = match (is_named, is_typed) {
+            (false, _) => format!("the factors of `{name}` have other names"),
+            (_, false) => format!(
+                "the factors of `{name}` are {} and {}; `--dtype` merges them into one type",
+                first.2, own.2
+            ),
+            _ => format!(
+                "`{name}` has {:?} outputs and {:?} inputs there, and {:?} and {:?} here",
+                first.0.unwrap_or(0),
+                first.1,
+                own.0.unwrap_or(0),
+                own.1
+            ),
+        };
+        return Err(AdapterError::Mixed {
+            first: checkpoints[members[0].ingredient].path().to_owned(),
+            other: checkpoints[member.ingredient].path().to_owned(),
+            reason,
+        });
+    }
+    Ok(())
+}
+
+/// The rule for products that share a factor, and the scale of their mean.
+fn shared(
+    checkpoints: &[Checkpoint],
+    members: &[Member],
+    options: &MergeOptions,
+) -> Result<Option<(Rule, f64)>, MergeError> {
+    let scale = members[0].module.scale();
+    let is_scaled = members.iter().all(|member| member.module.scale().to_bits() == scale.to_bits());
+    let total: f64 = members.iter().map(|member| member.coefficient).sum();
+    let is_convex = members.iter().all(|member| member.coefficient >= 0.0) && total > 0.0;
+    let (weights, scale) = match (is_scaled, is_convex) {
+        (true, _) => (options.weights.clone(), scale),
+        (false, true) => {
+            let coefficients = members.iter().map(|member| member.coefficient).collect();
+            (Weights::new(coefficients, Normalization::SumToOne)?, total)
+        }
+        (false, false) => return Ok(None),
+    };
+    if is_same(checkpoints, members, |module| module.down)? {
+        return Ok(Some((Rule::SharedDown(weights), scale)));
+    }
+    match is_same(checkpoints, members, |module| module.up)? {
+        true => Ok(Some((Rule::SharedUp(weights), scale))),
+        false => Ok(None),
+    }
+}
+
+/// Whether a factor has the same bits in all ingredients.
+fn is_same(
+    checkpoints: &[Checkpoint],
+    members: &[Member],
+    which: impl Fn(&Module) -> usize,
+) -> Result<bool, MergeError> {
+    let tensor = |member: &Member| &checkpoints[member.ingredient].tensors()[which(&member.module)];
+    let first = tensor(&members[0]);
+    let (mut first_bytes, mut scratch) = (Vec::new(), Vec::new());
+    let numel = first.shape.numel();
+    let expected = checkpoints[members[0].ingredient].read(first, 0, numel, &mut first_bytes)?;
+    for member in &members[1..] {
+        let own = tensor(member);
+        if own.dtype != first.dtype || own.shape != first.shape {
+            return Ok(false);
+        }
+        if checkpoints[member.ingredient].read(own, 0, numel, &mut scratch)? != expected {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Chooses the scale of stacked factors so that the largest coefficient is 1: with equal
+/// weights, ranks and scales all are, and no factor is rounded. Returns rank and alpha.
+fn stack(
+    members: &mut Vec<Member>,
+    options: &MergeOptions,
+    is_unit: bool,
+    rounded: impl Fn(f64) -> f64,
+) -> (u64, f64) {
+    let values = options.weights.values();
+    // What has no weight takes no rank.
+    if members.iter().any(|member| values[member.ingredient] != 0.0) {
+        members.retain(|member| values[member.ingredient] != 0.0);
+    }
+    let rank: u64 = members.iter().map(|member| member.module.rank).sum();
+    let divisor = options.weights.divisor();
+    // Numerator and denominator of what a product is multiplied by in the mean: for
+    // whole numbers both are exact.
+    let parts = |member: &Member| {
+        let value = values[member.ingredient];
+        (value * member.module.alpha, divisor * member.module.divisor)
+    };
+    let size = |member: &Member| member.coefficient.abs();
+    let largest = members.iter().max_by(|a, b| size(a).total_cmp(&size(b)));
+    let alpha = largest.map_or(0.0, |member| {
+        let (numerator, denominator) = parts(member);
+        (numerator * rank as f64 / denominator).abs()
+    });
+    let alpha = match rounded(alpha) {
+        alpha if !is_unit && alpha > 0.0 && alpha.is_finite() => alpha,
+        _ => rounded(rank as f64),
+    };
+    for member in members {
+        let (numerator, denominator) = parts(member);
+        member.coefficient = numerator * rank as f64 / (denominator * alpha);
+    }
+    (rank, alpha)
+}
