@@ -1,6 +1,8 @@
 //! The command line: `argv` walks in, an exit status walks out. The only door to
 //! clap, anyhow and indicatif. Decides nothing about a soup.
 
+mod adapters;
+mod apply;
 mod architecture;
 mod args;
 mod argv;
@@ -126,6 +128,7 @@ fn dispatch(command: &Command, interrupted: &AtomicBool) -> anyhow::Result<Exit>
         Command::Inspect(arguments) => inspect::run(arguments, interrupted),
         Command::Verify(arguments) => verify::run(arguments, interrupted),
         Command::Prune(arguments) => prune::run(arguments, interrupted),
+        Command::Apply(arguments) => apply::run(arguments, interrupted).map_err(of_one_mask),
         Command::Export(arguments) => export::run(arguments, interrupted).map_err(of_one_mask),
         Command::Mask(arguments) => mask::run(arguments, interrupted),
         Command::Model(arguments) => model::run(arguments, interrupted).map_err(of_one_mask),

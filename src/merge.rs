@@ -61,6 +61,7 @@ pub use accelerator::Accelerator;
 pub use adapters::AdapterPlan;
 pub use adapters::AdapterRecord;
 pub use adapters::AdapterSoup;
+pub use adapters::Member;
 pub use adapters::MergedModule;
 pub use adapters::PlannedModule;
 pub use adapters::Products;

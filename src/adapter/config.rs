@@ -34,6 +34,15 @@ pub(super) struct Config {
 /// an adapter is loaded, by its rank: a product of another rank is added to other weights.
 const CHANGES_NETWORK: [&str; 5] = ["pissa", "olora", "loftq", "corda", "lora_ga"];
 
+/// Keys of peft's variants of LoRA whose products are not those of the two factors.
+const VARIANTS: [&str; 5] = [
+    "kasa_config",
+    "monteclora_config",
+    "arrow_config",
+    "use_bdlora",
+    "use_qalora",
+];
+
 impl Config {
     /// Reads the file at `path`, if there is one.
     pub(super) fn read(path: &Path) -> Result<Option<Self>, AdapterError> {
@@ -124,7 +133,10 @@ impl Config {
 }
 
 /// The entries of an object in a configuration; none if it has none.
-fn entries<'a>(all: &'a Map<String, Value>, key: &str) -> impl Iterator<Item = (&'a str, &'a Value)> {
+fn entries<'a>(
+    all: &'a Map<String, Value>,
+    key: &str,
+) -> impl Iterator<Item = (&'a str, &'a Value)> {
     let object = all.get(key).and_then(Value::as_object);
     object
         .into_iter()
@@ -147,6 +159,13 @@ fn refuse_unknown_arithmetic(all: &Map<String, Value>) -> Result<(), String> {
         let reason = "`use_dora` is true, and the magnitudes of DoRA are not averaged; merge each \
                       adapter into its network first";
         return Err(reason.to_owned());
+    }
+    let is_set = |key: &&str| !matches!(all.get(*key), None | Some(Value::Null | Value::Bool(false)));
+    if let Some(key) = VARIANTS.iter().find(|key| is_set(key)) {
+        return Err(format!(
+            "`{key}` asks for another product of the factors than theirs; merge each adapter into \
+             its network first"
+        ));
     }
     let parameters = all.get("target_parameters").and_then(Value::as_array);
     if parameters.is_some_and(|parameters| !parameters.is_empty()) {
@@ -209,8 +228,12 @@ fn most_common(pairs: impl Iterator<Item = (u64, f64)>) -> (u64, f64) {
     for (rank, alpha) in pairs {
         *counts.entry((rank, alpha.to_bits())).or_default() += 1;
     }
-    let most = counts.iter().max_by_key(|(pair, count)| (**count, std::cmp::Reverse(**pair)));
-    most.map_or((1, 1.0), |(&(rank, alpha), _)| (rank, f64::from_bits(alpha)))
+    let most = counts
+        .iter()
+        .max_by_key(|(pair, count)| (**count, std::cmp::Reverse(**pair)));
+    most.map_or((1, 1.0), |(&(rank, alpha), _)| {
+        (rank, f64::from_bits(alpha))
+    })
 }
 
 /// A whole number as one, as peft writes it.

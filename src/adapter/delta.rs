@@ -92,7 +92,10 @@ impl Delta {
                 scale,
             } => {
                 let bias = bias[begin..].iter();
-                added.iter_mut().zip(bias).for_each(|(to, value)| *to = scale * value);
+                added
+                    .iter_mut()
+                    .zip(bias)
+                    .for_each(|(to, value)| *to = scale * value);
             }
             Self::Toward {
                 values: other,
@@ -109,7 +112,10 @@ impl Delta {
                 return;
             }
         }
-        values.iter_mut().zip(added).for_each(|(value, added)| *value += *added);
+        values
+            .iter_mut()
+            .zip(added)
+            .for_each(|(value, added)| *value += *added);
     }
 }
 
@@ -124,7 +130,9 @@ impl Product {
             let out = &mut out[at - begin..at - begin + count];
             for (k, left) in self.left.row(row).iter().enumerate() {
                 let right = &self.right.row(k)[column..column + count];
-                out.iter_mut().zip(right).for_each(|(out, right)| *out += left * right);
+                out.iter_mut()
+                    .zip(right)
+                    .for_each(|(out, right)| *out += left * right);
             }
             out.iter_mut().for_each(|value| *value *= self.scale);
             at += count;
@@ -155,7 +163,12 @@ mod tests {
                 let mut added = vec![0.0; end - begin];
                 delta.apply(begin, &mut values, &mut added);
                 assert_eq!(added, whole[begin..end]);
-                assert!(values.iter().zip(&added).all(|(value, added)| *value == 1.0 + added));
+                assert!(
+                    values
+                        .iter()
+                        .zip(&added)
+                        .all(|(value, added)| *value == 1.0 + added)
+                );
             }
         }
     }

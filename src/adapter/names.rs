@@ -131,7 +131,11 @@ mod tests {
     #[test]
     fn factors_are_told_by_their_names() {
         let check = |name, expected| assert_eq!(role_of(name), expected, "{name}");
-        for name in ["m.q.lora_A.weight", "m.q.lora_A.default.weight", "m.q.lora_A"] {
+        for name in [
+            "m.q.lora_A.weight",
+            "m.q.lora_A.default.weight",
+            "m.q.lora_A",
+        ] {
             check(name, Role::Down("m.q", Naming::Peft));
         }
         check("m.q.lora_B.weight", Role::Up("m.q", Naming::Peft));
@@ -149,7 +153,10 @@ mod tests {
             Role::Down("lora_unet_a_b", Naming::Kohya),
         );
         check("lora_unet_a_b.alpha", Role::Alpha("lora_unet_a_b"));
-        check("unet.a.lora.up.weight", Role::Up("unet.a", Naming::Diffusers));
+        check(
+            "unet.a.lora.up.weight",
+            Role::Up("unet.a", Naming::Diffusers),
+        );
         check(
             "unet.a.to_q_lora.down.weight",
             Role::Down("unet.a.to_q", Naming::Diffusers),

@@ -127,7 +127,10 @@ pub(super) fn singular(mut matrix: Factor) -> Singular {
         if norms[i] > 0.0 {
             let right = &mut found.right.values[to * width..(to + 1) * width];
             let from = matrix.row(i).iter();
-            right.iter_mut().zip(from).for_each(|(to, from)| *to = from / norms[i]);
+            right
+                .iter_mut()
+                .zip(from)
+                .for_each(|(to, from)| *to = from / norms[i]);
         }
     }
     found
@@ -164,7 +167,9 @@ mod tests {
         let mut state = seed;
         let mut out = Factor::zeros(rows, columns);
         for value in &mut out.values {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             *value = (state >> 11) as f64 / (1_u64 << 52) as f64 - 1.0;
         }
         out
@@ -215,7 +220,12 @@ mod tests {
             values: vec![3.0, 1.0, 0.0, 1.0, 2.0, -1.0, 0.0, 4.0, 5.0, 2.0, 2.0, 2.0],
         };
         let found = singular(given.clone());
-        let expected = [7.174_499_667_896_674, 3.808_312_012_232_591, 1.738_767_992_814_297_8, 0.0];
+        let expected = [
+            7.174_499_667_896_674,
+            3.808_312_012_232_591,
+            1.738_767_992_814_297_8,
+            0.0,
+        ];
         for (found, expected) in found.values.iter().zip(expected) {
             assert!((found - expected).abs() < 1e-12, "{found} {expected}");
         }

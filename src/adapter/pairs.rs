@@ -231,7 +231,10 @@ fn read_alpha(
         return Err(wrong(f64::NAN));
     }
     let value = Factor::read(checkpoint, tensor, NonFinite::Taken)?.values[0];
-    value.is_finite().then_some(value).ok_or_else(|| wrong(value))
+    value
+        .is_finite()
+        .then_some(value)
+        .ok_or_else(|| wrong(value))
 }
 
 /// The rank of a product of these factors, if they have one.

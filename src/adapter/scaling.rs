@@ -105,7 +105,10 @@ fn config_path(checkpoint: &Checkpoint) -> PathBuf {
 }
 
 /// The configurations of the parts of a pipeline.
-fn parts(text: &str, checkpoint: &Checkpoint) -> Result<BTreeMap<String, PeftConfig>, AdapterError> {
+fn parts(
+    text: &str,
+    checkpoint: &Checkpoint,
+) -> Result<BTreeMap<String, PeftConfig>, AdapterError> {
     let path = checkpoint.path();
     let wrong = |reason: &str| AdapterError::Config {
         path: path.to_owned(),

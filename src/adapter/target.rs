@@ -223,7 +223,10 @@ impl Adapter {
 
 /// Dimensions without the ones at the end: a convolution of one pixel is a matrix.
 fn without_ones(dims: &[u64]) -> &[u64] {
-    let end = dims.iter().rposition(|&dim| dim != 1).map_or(0, |at| at + 1);
+    let end = dims
+        .iter()
+        .rposition(|&dim| dim != 1)
+        .map_or(0, |at| at + 1);
     &dims[..end]
 }
 
@@ -264,7 +267,9 @@ impl<'a> Names<'a> {
     fn new(parameters: &'a [Parameter]) -> Self {
         let mut flat: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for (index, parameter) in parameters.iter().enumerate() {
-            flat.entry(flattened(&parameter.name)).or_default().push(index);
+            flat.entry(flattened(&parameter.name))
+                .or_default()
+                .push(index);
         }
         Self {
             parameters,
@@ -293,7 +298,9 @@ impl<'a> Names<'a> {
                 name.is_none_or(|name| self.find(&name, wanted.is_flat).is_empty())
             };
             let all = wanted.iter().enumerate();
-            all.filter(|(_, wanted)| is_missing(wanted)).map(|(index, _)| index).collect()
+            all.filter(|(_, wanted)| is_missing(wanted))
+                .map(|(index, _)| index)
+                .collect()
         };
         let unmatched = missing(&Beginning::Same);
         let fitting: Vec<Beginning> = match unmatched.first() {
@@ -301,17 +308,22 @@ impl<'a> Names<'a> {
             // What all names need, the first needs.
             Some(_) => {
                 let all = self.beginnings(&wanted[0]).into_iter();
-                all.filter(|beginning| missing(beginning).is_empty()).collect()
+                all.filter(|beginning| missing(beginning).is_empty())
+                    .collect()
             }
         };
         let Some(beginning) = fitting.first() else {
-            let modules: BTreeSet<&str> =
-                unmatched.iter().map(|&index| wanted[index].module).collect();
+            let modules: BTreeSet<&str> = unmatched
+                .iter()
+                .map(|&index| wanted[index].module)
+                .collect();
             let modules = modules.into_iter().map(str::to_owned);
             return Err(Unplaced::Missing(modules.collect()));
         };
         let several = |wanted: &Wanted<'_>, found: &[usize]| {
-            let tensors = found.iter().map(|&index| self.parameters[index].name.clone());
+            let tensors = found
+                .iter()
+                .map(|&index| self.parameters[index].name.clone());
             Unplaced::Several(wanted.module.to_owned(), tensors.collect())
         };
         let found = |beginning: &Beginning, wanted: &Wanted<'_>| {
@@ -319,13 +331,17 @@ impl<'a> Names<'a> {
             self.find(&name, wanted.is_flat).to_vec()
         };
         if fitting.len() > 1 {
-            let all = fitting.iter().flat_map(|beginning| found(beginning, &wanted[0]));
+            let all = fitting
+                .iter()
+                .flat_map(|beginning| found(beginning, &wanted[0]));
             return Err(several(&wanted[0], &all.collect::<Vec<_>>()));
         }
-        let places = wanted.iter().map(|wanted| match found(beginning, wanted)[..] {
-            [index] => Ok(index),
-            ref all => Err(several(wanted, all)),
-        });
+        let places = wanted
+            .iter()
+            .map(|wanted| match found(beginning, wanted)[..] {
+                [index] => Ok(index),
+                ref all => Err(several(wanted, all)),
+            });
         places.collect()
     }
 

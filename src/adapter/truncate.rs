@@ -122,7 +122,10 @@ mod tests {
         assert!((product_norm(&up, &down) - cut.norm).abs() < 1e-14);
         let whole = truncate(&up, &down, 5);
         assert_eq!((whole.up.columns, whole.down.rows), (5, 5));
-        for (found, expected) in product(&whole.up, &whole.down).iter().zip(product(&up, &down)) {
+        for (found, expected) in product(&whole.up, &whole.down)
+            .iter()
+            .zip(product(&up, &down))
+        {
             assert!((found - expected).abs() < 1e-14);
         }
     }

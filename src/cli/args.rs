@@ -4,6 +4,10 @@
 //! Names only clap, the library's vocabulary and [`parse_size`], so that the test of
 //! the man pages can include this file.
 
+#[path = "args/adapter.rs"]
+pub(crate) mod adapter;
+#[path = "args/apply.rs"]
+pub(crate) mod apply;
 #[cfg(feature = "train")]
 #[path = "args/cycle.rs"]
 pub(crate) mod cycle;
@@ -75,6 +79,7 @@ Examples:
       --eval 'python eval.py {checkpoint}'
   sms-merge model-a/ model-b/ --shard-size 5GB -o soup/
   sms-merge a.st b.st --mask mask.st -o soup.st
+  sms-merge lora-a/ lora-b/ --rank 16 -o soup/
 ";
 
 const MERGE_JSON: &str = "\
@@ -106,6 +111,11 @@ JSON output:
   estimated_secs, tensors, n_evaluations. Of a greedy soup, coefficients is
   null, bytes are those of a choice that keeps every ingredient, the most that
   there can be, and the time of evaluations is not in estimated_secs.
+  Of adapters whose products are averaged, also with --plan: output,
+  bytes_written, bytes_to_write, elapsed_secs, method, ingredients,
+  coefficients, products, modules (name, rule, rank, alpha, relative_error, and
+  ranks of the ingredients that have it, by position), relative_error,
+  n_other_tensors, sidecars, dropped_metadata, warnings.
   A run that fails prints error: kind, message, causes, exit, next. exit is the
   exit status, and next says what to do, or is null. With exit status 2 there is
   also argument, the one that is wrong, if it is known; with exit status 4,
@@ -216,6 +226,7 @@ pub(crate) enum Command {
     Inspect(InspectArguments),
     Verify(VerifyArguments),
     Prune(Box<PruneArguments>),
+    Apply(Box<apply::ApplyArguments>),
     Export(Box<export::ExportArguments>),
     Mask(MaskCommandArguments),
     Model(model::ModelArguments),
@@ -282,6 +293,9 @@ pub(crate) struct MergeArguments {
 
     #[command(flatten)]
     pub(crate) greedy: greedy::GreedyArguments,
+
+    #[command(flatten)]
+    pub(crate) adapters: adapter::AdapterArguments,
 
     #[command(flatten)]
     pub(crate) selection: SelectionArguments,

@@ -11,6 +11,7 @@ use std::io;
 use std::path::Path;
 
 use serde::Serialize;
+use sms_merge::adapter::AdapterError;
 use sms_merge::checkpoint::CheckpointError;
 use sms_merge::checkpoint::IngredientsError;
 use sms_merge::checkpoint::OutputError;
@@ -189,6 +190,9 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
             if let Some(error) = cause.downcast_ref::<MergeError>() {
                 return Some(of_merge(error));
             }
+            if let Some(error) = cause.downcast_ref::<AdapterError>() {
+                return Some(of_adapter(error));
+            }
             #[cfg(feature = "train")]
             if let Some(error) = cause.downcast_ref::<DataError>() {
                 return Some(of_data(error));
@@ -311,10 +315,20 @@ fn of_merge(error: &MergeError) -> Exit {
         | MergeError::OpaqueMismatch { .. } => Exit::Incompatible,
         MergeError::Connectivity(_) => Exit::Connectivity,
         MergeError::NotAsJudged { .. } => Exit::Io,
+        MergeError::Adapter(error) => of_adapter(error),
+        MergeError::Overflow { .. } => Exit::Incompatible,
         MergeError::Source(error) => of_source(error),
         MergeError::Output(error) => of_output(error),
         MergeError::Interrupted => Exit::Interrupted,
         _ => Exit::Failed,
+    }
+}
+
+fn of_adapter(error: &AdapterError) -> Exit {
+    match error {
+        AdapterError::Option { .. } => Exit::Usage,
+        AdapterError::Source(error) => of_source(error),
+        _ => Exit::Incompatible,
     }
 }
 

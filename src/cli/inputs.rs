@@ -110,8 +110,19 @@ pub(crate) fn join(
     dtypes: DtypeRule,
     merge_options: &MergeOptions,
 ) -> anyhow::Result<Ingredients> {
+    let checkpoints = open_all(paths, &open_options(reading), threads(reading))?;
+    join_opened(checkpoints, mask, reading, dtypes, merge_options)
+}
+
+/// The same of checkpoints that are open.
+pub(crate) fn join_opened(
+    checkpoints: Vec<Checkpoint>,
+    mask: Option<&Path>,
+    reading: &ReadingArguments,
+    dtypes: DtypeRule,
+    merge_options: &MergeOptions,
+) -> anyhow::Result<Ingredients> {
     let options = open_options(reading);
-    let checkpoints = open_all(paths, &options, threads(reading))?;
     let mask = mask.map(|path| Checkpoint::open(path, &options));
     let joined = Ingredients::join(checkpoints, mask.transpose()?, dtypes, |name| {
         merge_options.selects(name)

@@ -23,6 +23,7 @@ use sms_merge::merge::refuse_named_input;
 use sms_merge::merge::sha256;
 use sms_merge::tensor::Dtype;
 
+use crate::cli::adapters;
 use crate::cli::args::FloatType;
 use crate::cli::args::Measure;
 use crate::cli::args::MergeArguments;
@@ -37,10 +38,14 @@ use crate::cli::ingredients::expand;
 use crate::cli::ingredients::refuse_idle_metric;
 use crate::cli::ingredients::repeated;
 use crate::cli::inputs::join;
+use crate::cli::inputs::join_opened;
 use crate::cli::inputs::layout;
 use crate::cli::inputs::notes;
+use crate::cli::inputs::open_all;
+use crate::cli::inputs::open_options;
 use crate::cli::inputs::rules;
 use crate::cli::inputs::select;
+use crate::cli::inputs::threads;
 use crate::cli::outputs;
 use crate::cli::plan;
 use crate::cli::progress::Progress;
@@ -78,7 +83,14 @@ pub(crate) fn run(arguments: &MergeArguments, interrupted: &AtomicBool) -> anyho
         let inputs = inputs.map(PathBuf::as_path).chain(arguments.greedy.data());
         refuse_named_input(output, inputs)?;
     }
-    let mut ingredients = open(arguments, &paths, &options)?;
+    let reading = open_options(&arguments.reading);
+    let checkpoints = open_all(&paths, &reading, threads(&arguments.reading))?;
+    if adapters::are_meant(arguments, &checkpoints)? {
+        return adapters::run(arguments, checkpoints, options, warnings, interrupted);
+    }
+    let mask = arguments.mask.mask.as_deref();
+    let dtypes = options.dtype_rule();
+    let mut ingredients = join_opened(checkpoints, mask, &arguments.reading, dtypes, &options)?;
     warnings.extend(notes(&ingredients));
     warnings.extend(arguments.output.as_deref().and_then(other_format));
     let existing = outputs::existing(arguments.force);
@@ -240,7 +252,7 @@ fn options(arguments: &MergeArguments, n_ingredients: usize) -> anyhow::Result<M
 }
 
 /// SHA-256 of the files of each ingredient.
-fn file_digests(ingredients: &Ingredients) -> anyhow::Result<Vec<Vec<FileDigest>>> {
+pub(super) fn file_digests(ingredients: &Ingredients) -> anyhow::Result<Vec<Vec<FileDigest>>> {
     let of_file = |path: &std::path::Path| -> anyhow::Result<FileDigest> {
         let digest = sha256(path);
         let name = path.file_name().unwrap_or_default();

@@ -17,6 +17,7 @@ use crate::tensor::Digest;
 use crate::tensor::Digester;
 
 pub use plan::AdapterPlan;
+pub use plan::Member;
 pub use plan::PlannedModule;
 pub use plan::Rule;
 pub use write::AdapterSoup;

@@ -90,11 +90,14 @@ pub fn apply(
         squares: Mutex::new(BTreeMap::new()),
     };
     let copied = copy_with(network, options, destination, observer, Some(&additions))?;
-    let changed = additions.totals().into_iter().map(|(parameter, (all, retained))| Changed {
-        tensor: network.parameters()[parameter].name.clone(),
-        norm: all.sqrt(),
-        retained_norm: retained.sqrt(),
-    });
+    let changed = additions
+        .totals()
+        .into_iter()
+        .map(|(parameter, (all, retained))| Changed {
+            tensor: network.parameters()[parameter].name.clone(),
+            norm: all.sqrt(),
+            retained_norm: retained.sqrt(),
+        });
     Ok(Applied {
         changed: changed.collect(),
         copied,

@@ -51,10 +51,17 @@ impl<'a> Work<'a> {
         let (down, up) = match &module.rule {
             Rule::Stacked => {
                 let (down, up) = self.stacked(|member| member.coefficient)?;
-                (rounded(&down, module.down.dtype), rounded(&up, module.up.dtype))
+                (
+                    rounded(&down, module.down.dtype),
+                    rounded(&up, module.up.dtype),
+                )
             }
             Rule::SharedDown(weights) => (
-                self.converted(&module.members[0], |member| member.module.down, &module.down)?,
+                self.converted(
+                    &module.members[0],
+                    |member| member.module.down,
+                    &module.down,
+                )?,
                 self.mean(weights, |member| Some(member.module.up), &module.up)?,
             ),
             Rule::SharedUp(weights) => (
@@ -88,7 +95,11 @@ impl<'a> Work<'a> {
             true => NonFinite::Taken,
             false => NonFinite::Refused,
         };
-        Ok(Factor::read(checkpoint, &checkpoint.tensors()[index], allowed)?)
+        Ok(Factor::read(
+            checkpoint,
+            &checkpoint.tensors()[index],
+            allowed,
+        )?)
     }
 
     /// The factors beside each other, the second ones multiplied by what `coefficient`
@@ -115,7 +126,9 @@ impl<'a> Work<'a> {
                 let at = row * rank as usize + begin;
                 let to = &mut up.values[at..at + own.columns];
                 let from = own.row(row).iter();
-                to.iter_mut().zip(from).for_each(|(to, from)| *to = factor * from);
+                to.iter_mut()
+                    .zip(from)
+                    .for_each(|(to, from)| *to = factor * from);
             }
             begin += own.columns;
         }
@@ -206,7 +219,15 @@ impl<'a> Work<'a> {
                 Input { bytes, dtype }
             });
             let parts: Vec<Input<'_>> = parts.collect();
-            backend.combine(&mut workspace, out, piece.dtype, &parts, weights, None, None)?;
+            backend.combine(
+                &mut workspace,
+                out,
+                piece.dtype,
+                &parts,
+                weights,
+                None,
+                None,
+            )?;
         }
         Ok(out)
     }
@@ -274,7 +295,11 @@ fn reread(factor: &mut Factor, bytes: &[u8], dtype: Dtype) {
 /// The columns of two matrices with the same rows.
 fn beside(a: &Factor, b: &Factor) -> Factor {
     let mut out = Factor::zeros(a.rows, a.columns + b.columns);
-    for (row, to) in out.values.chunks_exact_mut(a.columns + b.columns).enumerate() {
+    for (row, to) in out
+        .values
+        .chunks_exact_mut(a.columns + b.columns)
+        .enumerate()
+    {
         to[..a.columns].copy_from_slice(a.row(row));
         to[a.columns..].copy_from_slice(b.row(row));
     }

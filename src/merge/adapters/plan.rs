@@ -277,15 +277,18 @@ fn plan_module(
 ) -> Result<PlannedModule, MergeError> {
     let values = options.weights.values();
     let divisor = options.weights.divisor();
-    let members = adapters.iter().enumerate().filter_map(|(ingredient, adapter)| {
-        let module = adapter.modules.get(name)?.clone();
-        let coefficient = values[ingredient] * module.alpha / (divisor * module.divisor);
-        Some(Member {
-            ingredient,
-            module,
-            coefficient,
-        })
-    });
+    let members = adapters
+        .iter()
+        .enumerate()
+        .filter_map(|(ingredient, adapter)| {
+            let module = adapter.modules.get(name)?.clone();
+            let coefficient = values[ingredient] * module.alpha / (divisor * module.divisor);
+            Some(Member {
+                ingredient,
+                module,
+                coefficient,
+            })
+        });
     let mut members: Vec<Member> = members.collect();
     refuse_unlike(name, checkpoints, &members, options)?;
     let first = members[0].clone();
@@ -317,7 +320,8 @@ fn plan_module(
             (rule, rank, rounded(scale * rank as f64))
         }
         _ => {
-            let (rank, alpha) = stack(&mut members, options, is_unit, rounded);
+            let dtype = options.dtype.unwrap_or(tensor(first.module.up).dtype);
+            let (rank, alpha) = stack(&mut members, options, dtype, is_unit, rounded);
             (Rule::Stacked, rank, alpha)
         }
     };
@@ -425,7 +429,9 @@ fn shared(
     options: &MergeOptions,
 ) -> Result<Option<(Rule, f64)>, MergeError> {
     let scale = members[0].module.scale();
-    let is_scaled = members.iter().all(|member| member.module.scale().to_bits() == scale.to_bits());
+    let is_scaled = members
+        .iter()
+        .all(|member| member.module.scale().to_bits() == scale.to_bits());
     let total: f64 = members.iter().map(|member| member.coefficient).sum();
     let is_convex = members.iter().all(|member| member.coefficient >= 0.0) && total > 0.0;
     let (weights, scale) = match (is_scaled, is_convex) {
@@ -468,11 +474,15 @@ fn is_same(
     Ok(true)
 }
 
-/// Chooses the scale of stacked factors so that the largest coefficient is 1: with equal
-/// weights, ranks and scales all are, and no factor is rounded. Returns rank and alpha.
+/// Chooses the scale of stacked factors so that no more is rounded than has to be. Returns
+/// rank and alpha.
+///
+/// That of the first adapter, if all coefficients are powers of two then; else that with
+/// which the largest coefficient is 1: with equal weights, ranks and scales all are.
 fn stack(
     members: &mut Vec<Member>,
     options: &MergeOptions,
+    dtype: Dtype,
     is_unit: bool,
     rounded: impl Fn(f64) -> f64,
 ) -> (u64, f64) {
@@ -483,25 +493,50 @@ fn stack(
     }
     let rank: u64 = members.iter().map(|member| member.module.rank).sum();
     let divisor = options.weights.divisor();
-    // Numerator and denominator of what a product is multiplied by in the mean: for
-    // whole numbers both are exact.
-    let parts = |member: &Member| {
-        let value = values[member.ingredient];
-        (value * member.module.alpha, divisor * member.module.divisor)
+    // For whole numbers numerator and denominator are exact.
+    let coefficient = |member: &Member, alpha: f64| {
+        let numerator = values[member.ingredient] * member.module.alpha * rank as f64;
+        numerator / (divisor * member.module.divisor * alpha)
     };
-    let size = |member: &Member| member.coefficient.abs();
-    let largest = members.iter().max_by(|a, b| size(a).total_cmp(&size(b)));
-    let alpha = largest.map_or(0.0, |member| {
-        let (numerator, denominator) = parts(member);
-        (numerator * rank as f64 / denominator).abs()
-    });
-    let alpha = match rounded(alpha) {
-        alpha if !is_unit && alpha > 0.0 && alpha.is_finite() => alpha,
-        _ => rounded(rank as f64),
+    let is_fit = |alpha: &f64| *alpha > 0.0 && alpha.is_finite();
+
+    let unit = rounded(rank as f64);
+    let first = &members[0].module;
+    let first = rounded(first.alpha * rank as f64 / first.divisor);
+    // An F16 that is halved can be too small to keep all bits.
+    let may_keep = dtype != Dtype::F16 && is_fit(&first);
+    let mut coefficients = members.iter().map(|member| coefficient(member, first));
+    let alpha = match may_keep && coefficients.all(is_power_of_two) {
+        _ if is_unit => unit,
+        true => first,
+        false => {
+            let sizes = members.iter().map(|member| coefficient(member, 1.0).abs());
+            let largest = rounded(sizes.fold(0.0, f64::max));
+            if is_fit(&largest) { largest } else { unit }
+        }
     };
     for member in members {
-        let (numerator, denominator) = parts(member);
-        member.coefficient = numerator * rank as f64 / (denominator * alpha);
+        member.coefficient = coefficient(member, alpha);
     }
     (rank, alpha)
+}
+
+/// Whether multiplying by this changes the exponent of a number only.
+fn is_power_of_two(value: f64) -> bool {
+    value.is_normal() && value.to_bits() & ((1 << 52) - 1) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn powers_of_two_are_told() {
+        for value in [1.0, -2.0, 0.25, 1024.0] {
+            assert!(is_power_of_two(value), "{value}");
+        }
+        for value in [0.0, 3.0, 1.0 / 3.0, f64::INFINITY, f64::NAN, 5e-324] {
+            assert!(!is_power_of_two(value), "{value}");
+        }
+    }
 }

@@ -47,7 +47,11 @@ pub(in crate::merge) fn recompute(
         }
         plan => plan?,
     };
-    let layout = plan.plain.layouts.iter().flat_map(|layout| layout.tensors());
+    let layout = plan
+        .plain
+        .layouts
+        .iter()
+        .flat_map(|layout| layout.tensors());
     let expected: BTreeMap<&str, (Dtype, &Shape)> = layout
         .map(|tensor| (tensor.name.as_str(), (tensor.dtype, &tensor.shape)))
         .collect();
@@ -114,7 +118,13 @@ pub(in crate::merge) fn recompute(
     }
     differences.extend(check_scales(soup, certificate));
     if differences.is_empty() {
-        let draft = Draft::new(ingredients, options, &plan.plain, BTreeMap::new(), Vec::new());
+        let draft = Draft::new(
+            ingredients,
+            options,
+            &plan.plain,
+            BTreeMap::new(),
+            Vec::new(),
+        );
         let found = draft
             .certificate(&outcome, &proof)
             .expect("a soup has a certificate");

@@ -101,9 +101,9 @@ pub fn merge_adapters(
     plan.correct(&mut metadata);
     let plain = plain_options(options);
     let draft = Draft::new(ingredients, options, &plan.plain, metadata, files);
-    let records = plan.pieces().map(|piece| {
-        TensorRecord::longest(&piece.name, piece.shape.numel(), false)
-    });
+    let records = plan
+        .pieces()
+        .map(|piece| TensorRecord::longest(&piece.name, piece.shape.numel(), false));
     let records: usize = records.sum();
     let headers: Vec<u64> = draft
         .reserve_headers()?
@@ -120,7 +120,8 @@ pub fn merge_adapters(
     let fill = |output: &StagedOutput<'_>| {
         let job = Job::new(ingredients, &plan.plain, &plain, Sink::Write(output));
         let outcome = job.run(observer)?;
-        let connectivity = prove(&outcome, ingredients, &plain).map_err(MergeError::Connectivity)?;
+        let connectivity =
+            prove(&outcome, ingredients, &plain).map_err(MergeError::Connectivity)?;
         require_content(&plan.plain, &outcome)?;
         let put = |piece: &Piece, bytes: &[u8]| Ok(output.write_at(0, bytes, piece.offset)?);
         let computed = plan.compute(ingredients, options, observer, put)?;
@@ -129,10 +130,17 @@ pub fn merge_adapters(
             .expect("a soup has a certificate");
         let certificate =
             plan.certified(certificate, ingredients, (&outcome, &computed), options)?;
-        for (shard, bytes) in draft.headers(Some(&certificate), &headers)?.iter().enumerate() {
+        for (shard, bytes) in draft
+            .headers(Some(&certificate), &headers)?
+            .iter()
+            .enumerate()
+        {
             output.write_header(shard, bytes)?;
         }
-        let mut inputs = ingredients.checkpoints().iter().chain(ingredients.mask_file());
+        let mut inputs = ingredients
+            .checkpoints()
+            .iter()
+            .chain(ingredients.mask_file());
         inputs.try_for_each(Checkpoint::check_unchanged)?;
         if observer.interrupted.load(Ordering::Relaxed) {
             return Err(MergeError::Interrupted);
@@ -256,7 +264,11 @@ impl AdapterPlan {
                 certificate.tensors.insert(piece.name.clone(), record);
             }
         }
-        let layout = self.plain.layouts.iter().flat_map(|layout| layout.tensors());
+        let layout = self
+            .plain
+            .layouts
+            .iter()
+            .flat_map(|layout| layout.tensors());
         let contents = layout.filter_map(|tensor| {
             let content = certificate.tensors.get(&tensor.name)?.content;
             Some((tensor.name.as_str(), tensor.dtype, &tensor.shape, content))
@@ -308,7 +320,10 @@ impl AdapterPlan {
         }
         for (planned, found) in self.plain.tensors.iter().zip(&outcome.tensors) {
             let parameter = &ingredients.parameters()[planned.parameter];
-            digests.push((ingredients.value(parameter, ingredient), found.values[ingredient]));
+            digests.push((
+                ingredients.value(parameter, ingredient),
+                found.values[ingredient],
+            ));
             let mask = ingredients.stored_mask(parameter, ingredient);
             digests.extend(mask.zip(found.stored_masks[ingredient]));
         }
@@ -365,7 +380,11 @@ impl AdapterPlan {
         let all = |of: &dyn Fn(&crate::merge::PlannedModule) -> String| {
             let same = self.modules.iter().all(|module| of(module) == of(first));
             // As kohya's own program says it of files that it has resized.
-            if same { of(first) } else { "Dynamic".to_owned() }
+            if same {
+                of(first)
+            } else {
+                "Dynamic".to_owned()
+            }
         };
         let said = [
             ("ss_network_dim", all(&|module| module.rank.to_string())),
