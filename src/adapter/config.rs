@@ -160,7 +160,8 @@ fn refuse_unknown_arithmetic(all: &Map<String, Value>) -> Result<(), String> {
                       adapter into its network first";
         return Err(reason.to_owned());
     }
-    let is_set = |key: &&str| !matches!(all.get(*key), None | Some(Value::Null | Value::Bool(false)));
+    let is_set =
+        |key: &&str| !matches!(all.get(*key), None | Some(Value::Null | Value::Bool(false)));
     if let Some(key) = VARIANTS.iter().find(|key| is_set(key)) {
         return Err(format!(
             "`{key}` asks for another product of the factors than theirs; merge each adapter into \

@@ -404,7 +404,7 @@ impl Outcome<'_> {
                     module.rule.name().to_owned(),
                     ranks.join("+"),
                     module.rank.to_string(),
-                    module.alpha.to_string(),
+                    (module.alpha as f32).to_string(),
                     self.relative_error(index)
                         .map_or_else(String::new, |error| format!("{error:.2e}")),
                 ]
@@ -474,10 +474,10 @@ impl Outcome<'_> {
         });
         let worst = errors.max_by(|(a, _), (b, _)| a.total_cmp(b));
         let worst = worst.map_or_else(String::new, |(error, name)| {
-            format!(", at worst {} of `{}`", percent(error), Printable(name))
+            format!(", at worst {} in `{}`", percent(error), Printable(name))
         });
         format!(
-            "lost {} of what was cut{worst} (Frobenius norm)",
+            "relative error of the products {}{worst} (Frobenius norm)",
             percent(ratio(merged.lost, merged.norm))
         )
     }

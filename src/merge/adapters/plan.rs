@@ -488,7 +488,10 @@ fn stack(
 ) -> (u64, f64) {
     let values = options.weights.values();
     // What has no weight takes no rank.
-    if members.iter().any(|member| values[member.ingredient] != 0.0) {
+    if members
+        .iter()
+        .any(|member| values[member.ingredient] != 0.0)
+    {
         members.retain(|member| values[member.ingredient] != 0.0);
     }
     let rank: u64 = members.iter().map(|member| member.module.rank).sum();

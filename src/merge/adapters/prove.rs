@@ -1,6 +1,7 @@
 //! Proof after the fact that a soup of adapters is what its certificate says.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
@@ -9,6 +10,7 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::Ingredients;
 use crate::checkpoint::Observer;
 use crate::connectivity::whole_mask_digest;
+use crate::merge::CERTIFICATE_KEY;
 use crate::merge::MergeError;
 use crate::merge::adapters::AdapterRecord;
 use crate::merge::adapters::plan::AdapterPlan;
@@ -18,8 +20,10 @@ use crate::merge::adapters::scales_digest;
 use crate::merge::certificate::Certificate;
 use crate::merge::difference::Difference;
 use crate::merge::draft::Draft;
+use crate::merge::frame::seal_difference;
 use crate::merge::job::Job;
 use crate::merge::options::MergeOptions;
+use crate::merge::run::carried_metadata;
 use crate::merge::run::prove;
 use crate::merge::sink::Comparison;
 use crate::merge::sink::Sink;
@@ -117,6 +121,10 @@ pub(in crate::merge) fn recompute(
         });
     }
     differences.extend(check_scales(soup, certificate));
+    differences.extend(seal_difference(soup, certificate)?);
+    let (mut metadata, _) = carried_metadata(ingredients);
+    plan.correct(&mut metadata);
+    differences.extend(metadata_differences(soup, &metadata));
     if differences.is_empty() {
         let draft = Draft::new(
             ingredients,
@@ -135,6 +143,23 @@ pub(in crate::merge) fn recompute(
         differences.extend(false_records(certificate, &found));
     }
     Ok(differences)
+}
+
+/// Keys of the soup's metadata whose values are not what the ingredients give.
+fn metadata_differences(soup: &Checkpoint, expected: &BTreeMap<String, String>) -> Vec<Difference> {
+    let found = soup.metadata();
+    let keys = found
+        .keys()
+        .copied()
+        .chain(expected.keys().map(String::as_str));
+    let keys: BTreeSet<&str> = keys.filter(|&key| key != CERTIFICATE_KEY).collect();
+    let differs = |key: &&str| found.get(key).copied() != expected.get(*key).map(String::as_str);
+    let differing = keys.into_iter().filter(differs);
+    differing
+        .map(|key| Difference::Metadata {
+            key: key.to_owned(),
+        })
+        .collect()
 }
 
 /// The first element of a tensor of the soup that is not what it should be.

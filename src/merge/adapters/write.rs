@@ -367,7 +367,7 @@ impl AdapterPlan {
     }
 
     /// Puts what is true of the soup into its metadata.
-    fn correct(&self, metadata: &mut BTreeMap<String, String>) {
+    pub(super) fn correct(&self, metadata: &mut BTreeMap<String, String>) {
         metadata.remove(DIFFUSERS_KEY);
         for key in KOHYA_DIGESTS {
             metadata.remove(key);
