@@ -331,7 +331,7 @@ impl Outcome<'_> {
                         .map_or_else(String::new, |rank| rank.to_string()),
                     changed
                         .scale
-                        .map_or_else(String::new, |scale| scale.to_string()),
+                        .map_or_else(String::new, |scale| (scale as f32).to_string()),
                     number(changed.norm),
                     number(changed.retained_norm),
                 ]

@@ -97,8 +97,9 @@ pub fn merge_adapters(
         }
         .into());
     }
-    let (mut metadata, dropped_metadata) = carried_metadata(ingredients);
+    let (mut metadata, mut dropped_metadata) = carried_metadata(ingredients);
     plan.correct(&mut metadata);
+    dropped_metadata.retain(|key| !is_said_anew(key) && !metadata.contains_key(key));
     let plain = plain_options(options);
     let draft = Draft::new(ingredients, options, &plan.plain, metadata, files);
     let records = plan
@@ -397,6 +398,11 @@ impl AdapterPlan {
         let said: Vec<_> = said.into_iter().filter(|(key, _)| is_named(key)).collect();
         metadata.extend(said.into_iter().map(|(key, value)| (key.to_owned(), value)));
     }
+}
+
+/// Whether a key says what a soup says in its own way, or is a digest of an ingredient.
+fn is_said_anew(key: &str) -> bool {
+    key == DIFFUSERS_KEY || KOHYA_DIGESTS.contains(&key)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
