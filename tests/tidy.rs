@@ -14,9 +14,17 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("checkpoint", &["format", "tensor"]),
     ("connectivity", &["checkpoint", "tensor"]),
     ("kernel", &["tensor"]),
+    ("adapter", &["checkpoint", "kernel", "tensor"]),
     (
         "merge",
-        &["connectivity", "checkpoint", "kernel", "format", "tensor"],
+        &[
+            "adapter",
+            "connectivity",
+            "checkpoint",
+            "kernel",
+            "format",
+            "tensor",
+        ],
     ),
     (
         "prune",
@@ -43,6 +51,7 @@ const LIBRARY: &[&str] = &[
     "checkpoint",
     "connectivity",
     "kernel",
+    "adapter",
     "merge",
     "prune",
     "graph",
