@@ -8,6 +8,8 @@
 mod compute;
 mod plan;
 mod prove;
+mod rule;
+mod said;
 mod write;
 
 use serde::Deserialize;

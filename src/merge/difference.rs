@@ -3,7 +3,11 @@
 use std::path::PathBuf;
 
 use crate::format::onnx::read::GraphDifference;
+use std::collections::BTreeMap;
+
+use crate::checkpoint::Checkpoint;
 use crate::tensor::Digest;
+use crate::tensor::Dtype;
 use crate::tensor::Shape;
 
 /// In what a soup differs from what it should be.
@@ -86,4 +90,28 @@ pub enum Difference {
         /// What does not fit.
         what: &'static str,
     },
+}
+
+/// Tensors that a soup lacks, or has with another type or shape, or should not have.
+pub(super) fn layout_differences(
+    soup: &Checkpoint,
+    expected: &BTreeMap<&str, (Dtype, &Shape)>,
+) -> Vec<Difference> {
+    let lacks = |(name, (dtype, shape)): &(&&str, &(Dtype, &Shape))| {
+        let found = soup.find(name).map(|index| &soup.tensors()[index]);
+        !found.is_some_and(|found| found.dtype == *dtype && found.shape == **shape)
+    };
+    let missing = expected
+        .iter()
+        .filter(lacks)
+        .map(|(name, _)| Difference::Missing {
+            tensor: (*name).to_owned(),
+        });
+    let extra = soup
+        .weights()
+        .filter(|tensor| !expected.contains_key(tensor.name.as_str()))
+        .map(|tensor| Difference::Extra {
+            tensor: tensor.name.clone(),
+        });
+    missing.chain(extra).collect()
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use crate::adapter::is_of_no_factor;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::DtypeRule;
 use crate::checkpoint::Ingredients;
@@ -16,6 +15,7 @@ use crate::merge::MergeError;
 use crate::merge::adapters;
 use crate::merge::certificate::Certificate;
 use crate::merge::difference::Difference;
+use crate::merge::difference::layout_differences;
 use crate::merge::frame::frame_differences;
 use crate::merge::frame::seal_difference;
 use crate::merge::job::Job;
@@ -96,9 +96,8 @@ pub fn recompute(
     };
     let dtypes = options.dtype_rule();
     if options.adapters.is_some() {
-        let of_none = |name: &str| options.selects(name) && is_of_no_factor(name);
-        let ingredients = Ingredients::join_part(checkpoints, mask_file, dtypes, of_none)?;
-        return adapters::recompute(soup, certificate, &ingredients, &options, observer);
+        let inputs = (checkpoints, mask_file);
+        return adapters::recompute(soup, certificate, inputs, &options, observer);
     }
     let ingredients =
         Ingredients::join(checkpoints, mask_file, dtypes, |name| options.selects(name))?;
@@ -267,29 +266,6 @@ fn in_recorded_order<'a>(
         checkpoints.sort_by_key(|checkpoint| position(checkpoint));
     }
     checkpoints
-}
-
-pub(super) fn layout_differences(
-    soup: &Checkpoint,
-    expected: &BTreeMap<&str, (Dtype, &Shape)>,
-) -> Vec<Difference> {
-    let lacks = |(name, (dtype, shape)): &(&&str, &(Dtype, &Shape))| {
-        let found = soup.find(name).map(|index| &soup.tensors()[index]);
-        !found.is_some_and(|found| found.dtype == *dtype && found.shape == **shape)
-    };
-    let missing = expected
-        .iter()
-        .filter(lacks)
-        .map(|(name, _)| Difference::Missing {
-            tensor: (*name).to_owned(),
-        });
-    let extra = soup
-        .weights()
-        .filter(|tensor| !expected.contains_key(tensor.name.as_str()))
-        .map(|tensor| Difference::Extra {
-            tensor: tensor.name.clone(),
-        });
-    missing.chain(extra).collect()
 }
 
 /// What a soup's own certificate says of it.

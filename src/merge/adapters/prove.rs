@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 
 use crate::adapter::Adapter;
+use crate::adapter::is_of_no_factor;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::Ingredients;
 use crate::checkpoint::Observer;
@@ -19,6 +20,7 @@ use crate::merge::adapters::plan::plain_options;
 use crate::merge::adapters::scales_digest;
 use crate::merge::certificate::Certificate;
 use crate::merge::difference::Difference;
+use crate::merge::difference::layout_differences;
 use crate::merge::draft::Draft;
 use crate::merge::frame::seal_difference;
 use crate::merge::job::Job;
@@ -28,7 +30,6 @@ use crate::merge::run::prove;
 use crate::merge::sink::Comparison;
 use crate::merge::sink::Sink;
 use crate::merge::verify::false_records;
-use crate::merge::verify::layout_differences;
 use crate::tensor::Dtype;
 use crate::tensor::Shape;
 use crate::tensor::tile_elements;
@@ -40,10 +41,13 @@ const SCALES: &str = "the rank and scale of the modules (adapter_config.json bes
 pub(in crate::merge) fn recompute(
     soup: &Checkpoint,
     certificate: &Certificate,
-    ingredients: &Ingredients,
+    (checkpoints, mask_file): (Vec<Checkpoint>, Option<Checkpoint>),
     options: &MergeOptions,
     observer: Observer<'_>,
 ) -> Result<Vec<Difference>, MergeError> {
+    let is_joined = |name: &str| options.selects(name) && is_of_no_factor(name);
+    let dtypes = options.dtype_rule();
+    let ingredients = &Ingredients::join_part(checkpoints, mask_file, dtypes, is_joined)?;
     let plan = match AdapterPlan::new(ingredients, options, observer) {
         Err(MergeError::WeightCount { .. }) => {
             let what = "the number of weights";
