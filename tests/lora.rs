@@ -111,7 +111,12 @@ fn read(path: &Path) -> Arrays {
     let array = |view: &TensorView<'_>| {
         let data = view.data();
         let values = match view.dtype() {
-            Dtype::F64 => data.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
+            Dtype::F64 => data
+                .as_chunks()
+                .0
+                .iter()
+                .map(|b| f64::from_le_bytes(*b))
+                .collect(),
             Dtype::F32 => data
                 .as_chunks()
                 .0
@@ -139,7 +144,8 @@ fn read(path: &Path) -> Arrays {
         }
     };
     let all = tensors.iter();
-    all.map(|(name, view)| (name.to_owned(), array(&view))).collect()
+    all.map(|(name, view)| (name.to_owned(), array(&view)))
+        .collect()
 }
 
 /// Writes arrays in F32.
@@ -194,7 +200,10 @@ fn products(directory: &Path) -> Arrays {
             true => alpha / rank.sqrt(),
             false => alpha / rank,
         };
-        out.insert(module.to_owned(), product(down, &arrays[&up], scale, is_embedding));
+        out.insert(
+            module.to_owned(),
+            product(down, &arrays[&up], scale, is_embedding),
+        );
     }
     out
 }
@@ -206,7 +215,11 @@ fn product(down: &Array, up: &Array, scale: f64, is_embedding: bool) -> Array {
     for i in 0..outputs {
         for j in 0..inputs {
             let terms = (0..rank).map(|k| up.values[i * rank + k] * down.values[k * inputs + j]);
-            let place = if is_embedding { j * outputs + i } else { i * inputs + j };
+            let place = if is_embedding {
+                j * outputs + i
+            } else {
+                i * inputs + j
+            };
             values[place] = scale * terms.sum::<f64>();
         }
     }
@@ -232,7 +245,12 @@ fn sum(parts: &[(f64, &Array)]) -> Array {
 }
 
 fn norm(array: &Array) -> f64 {
-    array.values.iter().map(|value| value * value).sum::<f64>().sqrt()
+    array
+        .values
+        .iter()
+        .map(|value| value * value)
+        .sum::<f64>()
+        .sqrt()
 }
 
 /// The norm of a difference, relative to that of what is expected.
@@ -270,7 +288,10 @@ fn the_oracle_tells_another_scale() {
 fn products_are_averaged_and_not_factors() {
     let bench = Bench::new();
     let text = bench.expect(&[":a", ":b", "-o", "soup"], 0);
-    assert!(text.contains("averaged the products of 5 modules, not the factors"), "{text}");
+    assert!(
+        text.contains("averaged the products of 5 modules, not the factors"),
+        "{text}"
+    );
     let (expected, found) = (expected(), bench.products("soup"));
     assert_eq!(found.len(), MODULES.len());
     for module in MODULES {
@@ -280,7 +301,11 @@ fn products_are_averaged_and_not_factors() {
     let head = "base_model.model.head.weight";
     let soup = read(&weights_of(&bench.at("soup")));
     let heads = ["a", "b"].map(|name| read(&weights_of(&fixture(name)))[head].clone());
-    assert_near(&soup[head], &sum(&[(0.5, &heads[0]), (0.5, &heads[1])]), ROUNDING);
+    assert_near(
+        &soup[head],
+        &sum(&[(0.5, &heads[0]), (0.5, &heads[1])]),
+        ROUNDING,
+    );
     bench.expect(&["verify", "soup", ":a", ":b"], 0);
     bench.expect(&["verify", "soup", ":b", ":a"], 0);
     bench.expect(&["verify", "soup"], 0);
@@ -290,7 +315,10 @@ fn products_are_averaged_and_not_factors() {
 fn weights_count() {
     let bench = Bench::new();
     bench.expect(&[":a", ":b", "-w", "3,1", "-o", "soup"], 0);
-    bench.expect(&[":a", ":b", "-w", "1,1", "--no-normalize", "-o", "total"], 0);
+    bench.expect(
+        &[":a", ":b", "-w", "1,1", "--no-normalize", "-o", "total"],
+        0,
+    );
     bench.expect(&[":a", ":b", "-w", "1,0", "-o", "first"], 0);
     bench.expect(&[":a", ":b", "-w", "2,-1", "-o", "beyond"], 0);
     let expected = expected();
@@ -334,7 +362,12 @@ fn adapters_that_share_a_factor_keep_their_rank() {
         }
     };
     bench.copy("a", "ups", |arrays| scale_factor(arrays, "B", 3.0), |_| {});
-    bench.copy("a", "downs", |arrays| scale_factor(arrays, "_A", 3.0), |_| {});
+    bench.copy(
+        "a",
+        "downs",
+        |arrays| scale_factor(arrays, "_A", 3.0),
+        |_| {},
+    );
     let double = |config: &mut Value| {
         config["lora_alpha"] = 8.into();
         config["alpha_pattern"]["block.k"] = 10.into();
@@ -347,7 +380,10 @@ fn adapters_that_share_a_factor_keep_their_rank() {
             assert_near(&found[module], &sum(&[(by, &own[module])]), ROUNDING);
         }
         let factor = "base_model.model.conv.lora_A.weight";
-        assert_eq!(read(&weights_of(&bench.at("soup")))[factor].shape, [2, 3, 3, 3]);
+        assert_eq!(
+            read(&weights_of(&bench.at("soup")))[factor].shape,
+            [2, 3, 3, 3]
+        );
         bench.expect(&["verify", "soup", ":a", other], 0);
     }
 }
@@ -359,7 +395,10 @@ fn equal_scales_round_nothing() {
         let change = |arrays: &mut Arrays| {
             for (name, array) in arrays.iter_mut().filter(|(name, _)| name.contains("lora_")) {
                 let by = if name.contains("A") { by } else { by + 1.0 };
-                array.values.iter_mut().for_each(|value| *value = by + *value);
+                array
+                    .values
+                    .iter_mut()
+                    .for_each(|value| *value = by + *value);
             }
         };
         bench.copy("a", name, change, |_| {});
@@ -375,7 +414,10 @@ fn equal_scales_round_nothing() {
     assert_eq!(soup[up].values, rows.collect::<Vec<f64>>());
     let text = fs::read_to_string(bench.at("soup/adapter_config.json")).unwrap();
     let config: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!((&config["r"], &config["lora_alpha"]), (&6.into(), &4.into()));
+    assert_eq!(
+        (&config["r"], &config["lora_alpha"]),
+        (&6.into(), &4.into())
+    );
 }
 
 #[test]
@@ -394,7 +436,11 @@ fn a_module_that_one_lacks_is_zero_there() {
     let config: Value = serde_json::from_str(&text).unwrap();
     let targets = config["target_modules"].as_array().unwrap();
     assert_eq!(targets.len(), MODULES.len());
-    assert!(MODULES.iter().all(|module| targets.contains(&(*module).into())));
+    assert!(
+        MODULES
+            .iter()
+            .all(|module| targets.contains(&(*module).into()))
+    );
 }
 
 #[test]
@@ -415,7 +461,10 @@ fn products_are_cut_to_a_rank() {
         let measured = error(&found[module], &sum(&[(0.5, &a), (0.5, &b)]));
         assert!((measured - told).abs() < 1e-9, "{module} {measured} {told}");
     }
-    bench.expect(&[":a", ":b", "--rank", "3", "-o", "again", "--threads", "1"], 0);
+    bench.expect(
+        &[":a", ":b", "--rank", "3", "-o", "again", "--threads", "1"],
+        0,
+    );
     let bytes = |name: &str| fs::read(weights_of(&bench.at(name))).unwrap();
     assert!(bytes("soup") == bytes("again"));
     bench.expect(&["verify", "soup", ":a", ":b"], 0);
@@ -434,7 +483,10 @@ fn flat_products(path: &Path, down: &str, up: &str) -> Arrays {
     let names = arrays.keys().filter_map(|name| name.strip_suffix(down));
     names
         .map(|module| {
-            let (down, up) = (&arrays[&format!("{module}{down}")], &arrays[&format!("{module}{up}")]);
+            let (down, up) = (
+                &arrays[&format!("{module}{down}")],
+                &arrays[&format!("{module}{up}")],
+            );
             let rank = down.shape[0] as f64;
             let alpha = arrays.get(&format!("{module}.alpha"));
             let scale = alpha.map_or(1.0, |alpha| alpha.values[0] / rank);
@@ -473,11 +525,18 @@ fn files_of_diffusers_have_the_scale_that_diffusers_takes() {
     bench.expect(&[":unet_a", ":unet_b", "-o", "soup"], 0);
     let of = |path: &Path| flat_products(path, ".lora_A.weight", ".lora_B.weight");
     let found = of(&weights_of(&bench.at("soup")));
-    let (a, b) = (of(&weights_of(&fixture("unet_a"))), of(&weights_of(&fixture("unet_b"))));
+    let (a, b) = (
+        of(&weights_of(&fixture("unet_a"))),
+        of(&weights_of(&fixture("unet_b"))),
+    );
     assert_eq!(found.len(), 8);
     for (module, found) in &found {
         // Alpha is 2 of rank 2, and 6 of rank 3.
-        assert_near(found, &sum(&[(0.5, &a[module]), (1.0, &b[module])]), ROUNDING);
+        assert_near(
+            found,
+            &sum(&[(0.5, &a[module]), (1.0, &b[module])]),
+            ROUNDING,
+        );
     }
     bench.expect(&["verify", "soup", ":unet_a", ":unet_b"], 0);
     let shown = bench.json(&["inspect", "soup"], 0);
@@ -515,7 +574,12 @@ fn another_scale_or_factor_is_not_proved() {
 #[test]
 fn factors_are_averaged_only_when_asked_and_of_one_scale() {
     let bench = Bench::new();
-    bench.copy("a", "other", |_| {}, |config| config["lora_alpha"] = 32.into());
+    bench.copy(
+        "a",
+        "other",
+        |_| {},
+        |config| config["lora_alpha"] = 32.into(),
+    );
     let text = bench.expect(&[":a", "other", "--lora", "factors", "-o", "soup"], 3);
     assert!(text.contains("is scaled by"), "{text}");
     let change = |arrays: &mut Arrays| {
@@ -524,10 +588,20 @@ fn factors_are_averaged_only_when_asked_and_of_one_scale() {
     };
     bench.copy("a", "moved", change, |_| {});
     bench.expect(&[":a", "moved", "--lora", "factors", "-o", "soup"], 0);
-    let (own, found) = (read(&weights_of(&fixture("a"))), read(&weights_of(&bench.at("soup"))));
+    let (own, found) = (
+        read(&weights_of(&fixture("a"))),
+        read(&weights_of(&bench.at("soup"))),
+    );
     for (name, array) in &own {
-        let moved = array.values.iter().map(|value| f64::from((value + 1.0) as f32));
-        let mean = array.values.iter().zip(moved).map(|(a, b)| f64::from(((a + b) / 2.0) as f32));
+        let moved = array
+            .values
+            .iter()
+            .map(|value| f64::from((value + 1.0) as f32));
+        let mean = array
+            .values
+            .iter()
+            .zip(moved)
+            .map(|(a, b)| f64::from(((a + b) / 2.0) as f32));
         assert_eq!(found[name].values, mean.collect::<Vec<f64>>(), "{name}");
     }
     bench.expect(&["verify", "soup", ":a", "moved"], 0);
@@ -542,15 +616,49 @@ fn what_makes_no_sense_of_adapters_is_refused() {
         assert!(text.contains(message), "{words:?} {text}");
         assert!(!bench.at("x").exists() && !bench.at("x.st").exists());
     };
-    check(&[":loha", ":loha", "-o", "x"], 3, "belongs to a LoHa adapter");
-    check(&[":lokr", ":lokr", "-o", "x"], 3, "belongs to a LoKr adapter");
-    check(&[":dora", ":dora", "-o", "x"], 3, "belongs to a DoRA adapter");
+    check(
+        &[":loha", ":loha", "-o", "x"],
+        3,
+        "belongs to a LoHa adapter",
+    );
+    check(
+        &[":lokr", ":lokr", "-o", "x"],
+        3,
+        "belongs to a LoKr adapter",
+    );
+    check(
+        &[":dora", ":dora", "-o", "x"],
+        3,
+        "belongs to a DoRA adapter",
+    );
     check(&[":a", ":b", "-o", "x.st"], 2, "write it to a directory");
-    check(&[":a", ":b", "-o", "x", "--shard-size", "1kB"], 2, "`--shard-size` is not for adapters");
-    check(&[":a", ":b", "-o", "x", "--layout", "bitmask"], 2, "`--layout` is not for adapters");
-    check(&[":a", ":b", "-o", "x", "--method", "greedy"], 2, "does not know adapters");
-    check(&[":net.st", ":net.st", "-o", "x", "--rank", "2"], 2, "`--rank` is for adapters");
-    check(&[":a", ":kohya_a.safetensors", "-o", "x"], 3, "in different places");
+    check(
+        &[":a", ":b", "-o", "x", "--shard-size", "1kB"],
+        2,
+        "`--shard-size` is not for adapters",
+    );
+    check(
+        &[":a", ":b", "-o", "x", "--layout", "bitmask"],
+        2,
+        "`--layout` is not for adapters",
+    );
+    check(
+        &[
+            ":a", ":b", "-o", "x", "--method", "greedy", "--eval", "true",
+        ],
+        2,
+        "does not know adapters",
+    );
+    check(
+        &[":net.st", ":net.st", "-o", "x", "--rank", "2"],
+        2,
+        "`--rank` is for adapters",
+    );
+    check(
+        &[":a", ":kohya_a.safetensors", "-o", "x"],
+        3,
+        "in different places",
+    );
     check(&[":a", ":net.st", "-o", "x"], 3, "");
     check(&[":a", ":b", "-o", "x", "--rank", "0"], 2, "--rank");
     check(
@@ -560,7 +668,11 @@ fn what_makes_no_sense_of_adapters_is_refused() {
     );
     bench.copy("a", "half", |_| {}, |_| {});
     fs::remove_file(bench.at("half/adapter_config.json")).unwrap();
-    check(&[":a", "half", "-o", "x"], 3, "no adapter_config.json beside it");
+    check(
+        &[":a", "half", "-o", "x"],
+        3,
+        "no adapter_config.json beside it",
+    );
 }
 
 #[test]
@@ -577,7 +689,10 @@ fn a_plan_of_adapters_writes_nothing() {
 /// The network `network` with what peft adds to it, inside the mask that its zeros are.
 fn check_applied(found: &Arrays, network: &Arrays, whole: impl Fn(&str) -> Array, most: f64) {
     let mut n_pruned = 0;
-    assert_eq!(found.keys().collect::<Vec<_>>(), network.keys().collect::<Vec<_>>());
+    assert_eq!(
+        found.keys().collect::<Vec<_>>(),
+        network.keys().collect::<Vec<_>>()
+    );
     for (name, found) in found {
         let (own, whole) = (&network[name], whole(name));
         let zeros = own.values.iter().filter(|&&value| value == 0.0).count();
@@ -587,7 +702,10 @@ fn check_applied(found: &Arrays, network: &Arrays, whole: impl Fn(&str) -> Array
                 assert!(*found == 0.0 && found.is_sign_positive(), "{name} {j}");
                 n_pruned += 1;
             } else {
-                assert!((found - whole).abs() <= most * whole.abs() + 1e-15, "{name} {j}");
+                assert!(
+                    (found - whole).abs() <= most * whole.abs() + 1e-15,
+                    "{name} {j}"
+                );
             }
         }
     }
@@ -604,22 +722,56 @@ fn an_adapter_is_added_inside_the_mask() {
     };
     let check = |words: &[&str], network: &str, what: &str, most: f64| {
         bench.expect(&[&["apply"], words, &["-o", "out.st", "-f"]].concat(), 0);
-        check_applied(&read(&bench.at("out.st")), &read(&fixture(network)), whole(what), most);
+        check_applied(
+            &read(&bench.at("out.st")),
+            &read(&fixture(network)),
+            whole(what),
+            most,
+        );
     };
     check(&[":a", "--to", ":net.st"], "net.st", "merged.a", ROUNDING);
     // Tensors that the adapter has whole are gone towards, where peft takes them.
-    let half = ["apply", ":a", "--to", ":net.st", "--scale", "0.5", "-o", "half.st"];
+    let half = [
+        "apply", ":a", "--to", ":net.st", "--scale", "0.5", "-o", "half.st",
+    ];
     bench.expect(&half, 0);
     let network = read(&fixture("net.st"));
     let toward = |name: &str| match name.starts_with("head.") {
         true => sum(&[(0.5, &network[name]), (0.5, &whole("merged.a")(name))]),
         false => whole("half.a")(name),
     };
-    check_applied(&read(&bench.at("half.st")), &network, toward, 2.0 * ROUNDING);
-    check(&[":a", "--to", ":net_bf16.st"], "net_bf16.st", "bf16.a", 1.0 / 256.0);
-    check(&[":gpt", "--to", ":gpt.st"], "gpt.st", "merged.gpt", ROUNDING);
+    check_applied(
+        &read(&bench.at("half.st")),
+        &network,
+        toward,
+        2.0 * ROUNDING,
+    );
+    check(
+        &[":a", "--to", ":net_bf16.st"],
+        "net_bf16.st",
+        "bf16.a",
+        1.0 / 256.0,
+    );
+    check(
+        &[":gpt", "--to", ":gpt.st"],
+        "gpt.st",
+        "merged.gpt",
+        ROUNDING,
+    );
     let bytes = fs::read(bench.at("out.st")).unwrap();
-    bench.expect(&["apply", ":gpt", "--to", ":gpt.st", "-o", "one.st", "--threads", "1"], 0);
+    bench.expect(
+        &[
+            "apply",
+            ":gpt",
+            "--to",
+            ":gpt.st",
+            "-o",
+            "one.st",
+            "--threads",
+            "1",
+        ],
+        0,
+    );
     assert!(bytes == fs::read(bench.at("one.st")).unwrap());
 }
 
@@ -629,19 +781,39 @@ fn masks_are_carried_however_they_are_stored() {
     bench.expect(&["apply", ":a", "--to", ":net.st", "-o", "out.st"], 0);
     let expected = read(&bench.at("out.st"));
     for layout in ["bitmask", "torch-prune", "compressed-tensors"] {
-        bench.expect(&["export", ":net.st", "-o", "net.st", "--layout", layout, "-f"], 0);
+        bench.expect(
+            &[
+                "export", ":net.st", "-o", "net.st", "--layout", layout, "-f",
+            ],
+            0,
+        );
         // From the layout, to it, and kept in it.
-        bench.expect(&["apply", ":a", "--to", "net.st", "-o", "a.st", "-f", "--layout", "dense"], 0);
+        bench.expect(
+            &[
+                "apply", ":a", "--to", "net.st", "-o", "a.st", "-f", "--layout", "dense",
+            ],
+            0,
+        );
         assert_eq!(read(&bench.at("a.st")), expected, "{layout}");
-        bench.expect(&["apply", ":a", "--to", ":net.st", "-o", "b.st", "-f", "--layout", layout], 0);
+        bench.expect(
+            &[
+                "apply", ":a", "--to", ":net.st", "-o", "b.st", "-f", "--layout", layout,
+            ],
+            0,
+        );
         bench.expect(&["apply", ":a", "--to", "net.st", "-o", "c.st", "-f"], 0);
         for name in ["b.st", "c.st"] {
-            bench.expect(&["export", name, "-o", "d.st", "-f", "--layout", "dense"], 0);
+            bench.expect(
+                &["export", name, "-o", "d.st", "-f", "--layout", "dense"],
+                0,
+            );
             assert_eq!(read(&bench.at("d.st")), expected, "{layout} {name}");
         }
     }
     // A mask that zeros do not tell: `--dense` and `--prunable` decide.
-    let arguments = ["apply", ":a", "--to", ":net.st", "-o", "dense.st", "--dense", "*"];
+    let arguments = [
+        "apply", ":a", "--to", ":net.st", "-o", "dense.st", "--dense", "*",
+    ];
     bench.expect(&arguments, 0);
     let dense = read(&bench.at("dense.st"));
     let merged = by_peft("merged.a");
@@ -670,17 +842,29 @@ fn a_given_mask_decides() {
     let name = "block.k.weight";
     let mut mask = network[name].clone();
     // All that is retained, and one that is zero.
-    mask.values.iter_mut().for_each(|value| *value = f64::from(u8::from(*value != 0.0)));
+    mask.values
+        .iter_mut()
+        .for_each(|value| *value = f64::from(u8::from(*value != 0.0)));
     let revived = mask.values.iter().position(|&value| value == 0.0).unwrap();
     mask.values[revived] = 1.0;
     masks.insert(name.to_owned(), mask);
     write(&bench.at("mask.st"), &masks);
-    let arguments = ["apply", ":a", "--to", ":net.st", "--mask", "mask.st", "-o", "out.st"];
+    let arguments = [
+        "apply", ":a", "--to", ":net.st", "--mask", "mask.st", "-o", "out.st",
+    ];
     bench.expect(&arguments, 0);
     let found = &read(&bench.at("out.st"))[name];
     let whole = &by_peft("merged.a")[name];
     let zeros = found.values.iter().filter(|&&value| value == 0.0).count();
-    assert_eq!(zeros, network[name].values.iter().filter(|&&value| value == 0.0).count() - 1);
+    assert_eq!(
+        zeros,
+        network[name]
+            .values
+            .iter()
+            .filter(|&&value| value == 0.0)
+            .count()
+            - 1
+    );
     assert!((found.values[revived] - whole.values[revived]).abs() < 1e-6);
 }
 
@@ -698,10 +882,15 @@ fn modules_are_found_by_their_names() {
 
     // With a beginning that all names have, or lack.
     let network = read(&fixture("net.st"));
-    let begun = network.iter().map(|(name, array)| (format!("model.{name}"), array.clone()));
+    let begun = network
+        .iter()
+        .map(|(name, array)| (format!("model.{name}"), array.clone()));
     write(&bench.at("begun.st"), &begun.collect());
     for adapter in [":a", kohya] {
-        bench.expect(&["apply", adapter, "--to", "begun.st", "-o", "out.st", "-f"], 0);
+        bench.expect(
+            &["apply", adapter, "--to", "begun.st", "-o", "out.st", "-f"],
+            0,
+        );
         let found = read(&bench.at("out.st"));
         let expected = if adapter == kohya { &flat } else { &own };
         for (name, array) in &found {
@@ -717,7 +906,10 @@ fn modules_are_found_by_their_names() {
         arrays.extend(renamed);
     };
     bench.copy("a", "longer", rename, |_| {});
-    bench.expect(&["apply", "longer", "--to", ":net.st", "-o", "out.st", "-f"], 0);
+    bench.expect(
+        &["apply", "longer", "--to", ":net.st", "-o", "out.st", "-f"],
+        0,
+    );
     assert_eq!(read(&bench.at("out.st")), own);
 }
 
@@ -730,19 +922,44 @@ fn what_does_not_fit_a_network_is_named() {
         assert!(!bench.at("x.st").exists());
     };
     check(&[":a", "--to", ":gpt.st"], 3, "of which");
-    check(&[":a", ":b", "--to", ":net.st"], 2, "expected one adapter, found 2");
-    check(&[":a", "--to", ":b"], 2, "is an adapter; expected the network");
+    check(
+        &[":a", ":b", "--to", ":net.st"],
+        2,
+        "expected one adapter, found 2",
+    );
+    check(
+        &[":a", "--to", ":b"],
+        2,
+        "is an adapter; expected the network",
+    );
     check(&[":net.st", "--to", ":net.st"], 3, "is no adapter");
     check(&[":dora", "--to", ":net.st"], 3, "DoRA");
-    check(&[":a", "--to", ":net.st", "--exclude", "nothing"], 2, "matches no tensor");
+    check(
+        &[":a", "--to", ":net.st", "--exclude", "nothing"],
+        2,
+        "matches no tensor",
+    );
     check(&[":a", "--to", ":net.st", "--scale", "inf"], 2, "finite");
-    check(&[":a", "--to", ":net.st", "--dense", "nothing"], 2, "matches no tensor");
+    check(
+        &[":a", "--to", ":net.st", "--dense", "nothing"],
+        2,
+        "matches no tensor",
+    );
 
     let mut network = read(&fixture("net.st"));
     let lost = network.remove("conv.weight").unwrap();
     write(&bench.at("less.st"), &network);
     check(&[":a", "--to", "less.st"], 3, "`base_model.model.conv`");
-    let arguments = ["apply", ":a", "--to", "less.st", "-o", "rest.st", "--exclude", "*.conv.*"];
+    let arguments = [
+        "apply",
+        ":a",
+        "--to",
+        "less.st",
+        "-o",
+        "rest.st",
+        "--exclude",
+        "*.conv.*",
+    ];
     bench.expect(&arguments, 0);
     let turned = Array {
         shape: vec![3, 6, 3, 3],
@@ -752,16 +969,25 @@ fn what_does_not_fit_a_network_is_named() {
     write(&bench.at("turned.st"), &network);
     check(&[":a", "--to", "turned.st"], 3, "makes a change of");
     network.insert("conv.weight".to_owned(), lost);
-    network.insert("block_q.weight".to_owned(), network["block.q.weight"].clone());
+    network.insert(
+        "block_q.weight".to_owned(),
+        network["block.q.weight"].clone(),
+    );
     write(&bench.at("two.st"), &network);
-    check(&[":kohya_a.safetensors", "--to", "two.st"], 3, "which could be");
+    check(
+        &[":kohya_a.safetensors", "--to", "two.st"],
+        3,
+        "which could be",
+    );
 }
 
 #[test]
 fn sums_that_a_type_cannot_hold_are_refused() {
     let bench = Bench::new();
     let text = bench.expect(
-        &["apply", ":a", "--to", ":net.st", "-o", "x.st", "--scale", "1e39"],
+        &[
+            "apply", ":a", "--to", ":net.st", "-o", "x.st", "--scale", "1e39",
+        ],
         3,
     );
     assert!(text.contains("which F32 cannot hold"), "{text}");
@@ -793,7 +1019,10 @@ fn a_directory_keeps_its_files_and_says_what_was_added() {
     let shown = bench.json(&["inspect", "out"], 0);
     let record: Value =
         serde_json::from_str(shown["metadata"]["sms_apply"].as_str().unwrap()).unwrap();
-    assert_eq!((&record["adapter"], &record["scale"]), (&"a".into(), &1.0.into()));
+    assert_eq!(
+        (&record["adapter"], &record["scale"]),
+        (&"a".into(), &1.0.into())
+    );
     assert_eq!(record["mask"], report["mask"]["digest"]);
     // A soup of such networks is not what was added to one of them.
     bench.expect(&["apply", ":b", "--to", "net", "-o", "other"], 0);

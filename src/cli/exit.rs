@@ -1,6 +1,7 @@
 //! How a run ends: errors walk in, an exit status and lines for people (or an object
 //! for programs) walk out.
 
+mod adapter;
 #[cfg(feature = "train")]
 mod cycle;
 mod export;
@@ -191,7 +192,7 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
                 return Some(of_merge(error));
             }
             if let Some(error) = cause.downcast_ref::<AdapterError>() {
-                return Some(of_adapter(error));
+                return Some(adapter::of_adapter(error));
             }
             #[cfg(feature = "train")]
             if let Some(error) = cause.downcast_ref::<DataError>() {
@@ -315,20 +316,12 @@ fn of_merge(error: &MergeError) -> Exit {
         | MergeError::OpaqueMismatch { .. } => Exit::Incompatible,
         MergeError::Connectivity(_) => Exit::Connectivity,
         MergeError::NotAsJudged { .. } => Exit::Io,
-        MergeError::Adapter(error) => of_adapter(error),
+        MergeError::Adapter(error) => adapter::of_adapter(error),
         MergeError::Overflow { .. } => Exit::Incompatible,
         MergeError::Source(error) => of_source(error),
         MergeError::Output(error) => of_output(error),
         MergeError::Interrupted => Exit::Interrupted,
         _ => Exit::Failed,
-    }
-}
-
-fn of_adapter(error: &AdapterError) -> Exit {
-    match error {
-        AdapterError::Option { .. } => Exit::Usage,
-        AdapterError::Source(error) => of_source(error),
-        _ => Exit::Incompatible,
     }
 }
 
@@ -395,6 +388,12 @@ fn next_of(error: &anyhow::Error) -> Option<String> {
         }
         if let Some(error) = cause.downcast_ref::<IngredientsError>() {
             return after_ingredients(error);
+        }
+        if let Some(MergeError::Adapter(error)) = cause.downcast_ref() {
+            return adapter::after_adapter(error);
+        }
+        if let Some(error) = cause.downcast_ref() {
+            return adapter::after_adapter(error);
         }
         #[cfg(feature = "train")]
         if let Some(next) = train::next_of(cause) {
