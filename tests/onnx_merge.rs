@@ -758,3 +758,168 @@ fn a_certificate_of_any_length_is_written() {
     succeed(&proof[..2]);
     succeed(&proof);
 }
+
+/// Packages that the remedies for graphs that differ are made of.
+const REMEDIES: [&str; 3] = ["numpy", "onnx", "onnxruntime"];
+
+/// Runs what stands after `next:` and its colon, as a shell does.
+#[track_caller]
+fn follow(directory: &Path, output: &Output, python: &Path) {
+    let text = stderr(output);
+    let next = text.lines().find_map(|line| line.strip_prefix("next: "));
+    let (_, command) = next.expect(&text).split_once(": ").unwrap();
+    let command = command.replace("python -c", &format!("{} -c", python.display()));
+    let mut shell = Command::new("sh");
+    let done = shell
+        .args(["-c", &command])
+        .current_dir(directory)
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{command}: {}", stderr(&done));
+}
+
+#[test]
+fn remedies_for_graphs_that_differ_work() {
+    let Some(python) = python::with(&REMEDIES) else {
+        return;
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let script = fixture("constants.py");
+    let made = Command::new(&python)
+        .arg(script)
+        .arg(directory.path())
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", stderr(&made));
+    let merge = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sms-merge"));
+        command
+            .args(words)
+            .current_dir(directory.path())
+            .output()
+            .unwrap()
+    };
+
+    // Numbers that no layer takes as its weights stay constants.
+    let refused = merge(&["scale_a.onnx", "scale_b.onnx", "-o", "scale.onnx"]);
+    assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
+    follow(directory.path(), &refused, &python);
+    let names = ["scale_a-initialisers.onnx", "scale_b-initialisers.onnx"];
+    let done = merge(&[names[0], names[1], "-o", "scale.onnx"]);
+    assert!(done.status.success(), "{}", stderr(&done));
+    assert_eq!(
+        tensors(&directory.path().join("scale.onnx"), Access::Mapped).len(),
+        2
+    );
+
+    let refused = merge(&["named_a.onnx", "named_b.onnx", "-o", "named.onnx"]);
+    assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
+    follow(directory.path(), &refused, &python);
+    let done = merge(&["named_a.onnx", "named_b.renamed.onnx", "-o", "named.onnx"]);
+    assert!(done.status.success(), "{}", stderr(&done));
+}
+
+/// A model of one product and one sum, with its weights in a constant, as an initialiser,
+/// or sparse in either way.
+fn product(how: &str, weights: [f32; 6], bias: [f32; 3]) -> Vec<u8> {
+    let text = |number: u8, text: &str| field(number, text.as_bytes());
+    let floats = |values: &[f32]| -> Vec<u8> {
+        values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect()
+    };
+    let dense = |name: &str| {
+        let dims = vec![0x08, 2, 0x08, 3, 0x10, 1];
+        [dims, text(8, name), field(9, &floats(&weights))].concat()
+    };
+    let sparse = |name: &str| {
+        let places: Vec<u64> = (0..6).filter(|&at| weights[at as usize] != 0.0).collect();
+        let values: Vec<f32> = places.iter().map(|&at| weights[at as usize]).collect();
+        let n = places.len() as u8;
+        let values = [
+            vec![0x08, n, 0x10, 1],
+            text(8, name),
+            field(9, &floats(&values)),
+        ];
+        let places: Vec<u8> = places
+            .iter()
+            .flat_map(|place| place.to_le_bytes())
+            .collect();
+        let places = [vec![0x08, n, 0x10, 7], field(9, &places)];
+        let parts = [field(1, &values.concat()), field(2, &places.concat())];
+        [parts.concat(), vec![0x18, 2, 0x18, 3]].concat()
+    };
+    // An attribute: its name, its value, and that it is a tensor or a sparse one. The
+    // number of the field takes two bytes.
+    let constant = |attribute: Vec<u8>| {
+        let attribute = field(5, &attribute);
+        field(1, &[text(2, "w"), text(4, "Constant"), attribute].concat())
+    };
+    let mut graph = match how {
+        "constant" => constant([text(1, "value"), field(5, &dense("")), vec![0xa0, 1, 4]].concat()),
+        "sparse constant" => {
+            let inner = sparse("");
+            let value = [vec![0xb2, 1, inner.len() as u8], inner].concat();
+            constant([text(1, "sparse_value"), value, vec![0xa0, 1, 11]].concat())
+        }
+        _ => Vec::new(),
+    };
+    let node = |op: &str, inputs: [&str; 2], output: &str| {
+        let [first, second] = inputs.map(|input| text(1, input));
+        field(1, &[first, second, text(2, output), text(4, op)].concat())
+    };
+    graph.extend(node("MatMul", ["x", "w"], "h"));
+    graph.extend(node("Add", ["h", "b"], "y"));
+    graph.extend(text(2, "g"));
+    if how == "initialiser" {
+        graph.extend(field(5, &dense("w")));
+    }
+    let bias = [
+        vec![0x08, 3, 0x10, 1],
+        text(8, "b"),
+        field(9, &floats(&bias)),
+    ];
+    graph.extend(field(5, &bias.concat()));
+    if how == "sparse initialiser" {
+        graph.extend(field(15, &sparse("w")));
+    }
+    for (number, name, dim) in [(11, "x", 2), (12, "y", 3)] {
+        let shape = field(2, &field(1, &[0x08, dim]));
+        let kind = field(1, &[vec![0x08, 1], shape].concat());
+        graph.extend(field(number, &[text(1, name), field(2, &kind)].concat()));
+    }
+    [vec![0x08, 8], field(7, &graph), field(8, &[0x10, 17])].concat()
+}
+
+#[test]
+fn weights_in_constants_are_weights() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let ways = [
+        "constant",
+        "initialiser",
+        "sparse constant",
+        "sparse initialiser",
+    ];
+    let mean: Vec<u8> = [2_f32, 0.0, 3.0, 4.0, 0.0, 5.0]
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
+    for first in ways {
+        for other in ways {
+            let model = product(first, [1.0, 0.0, 2.0, 3.0, 0.0, 4.0], [1.0, 2.0, 3.0]);
+            fs::write(at("a.onnx"), model).unwrap();
+            let model = product(other, [3.0, 0.0, 4.0, 5.0, 0.0, 6.0], [1.0, 2.0, 3.0]);
+            fs::write(at("b.onnx"), model).unwrap();
+            let words = [at("a.onnx"), at("b.onnx"), "-o".into(), at("soup.onnx")];
+            succeed(&[&words[..], &["--force".into()]].concat());
+            let found = tensors(&at("soup.onnx"), Access::Mapped);
+            assert_eq!(found["w"].1, [2, 3], "{first} {other}");
+            assert_eq!(found["w"].2, mean, "{first} {other}");
+            let proof = ["verify".into(), at("soup.onnx"), at("a.onnx"), at("b.onnx")];
+            succeed(&proof[..2]);
+            succeed(&proof);
+        }
+    }
+}

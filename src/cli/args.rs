@@ -170,7 +170,7 @@ JSON output:
 
 const VERIFY_EXAMPLES: &str = "\
 Examples:
-  sms-merge verify soup.st                 # digests, mask, nothing off the mask
+  sms-merge verify soup.st                 # digests, seal, nothing off the mask
   sms-merge verify soup.st a.st b.st c.st  # recompute every bit
 ";
 
@@ -182,6 +182,8 @@ JSON output:
     n_tensors         number of tensors of the soup
     n_recalibrated    those of them that are statistics estimated again after
                       the merge
+    not_covered       what no digest covers and no ingredient tells: files beside
+                      the weights; metadata and graph of a soup without a seal
     differences       kind, tensor, coordinate, message; the first element that
                       differs comes first
   Exit status 6 goes with verified = false; other failures print an error
@@ -421,9 +423,10 @@ pub(crate) struct InspectArguments {
 
 /// Prove that a soup is what its metadata says
 ///
-/// With the ingredients, recomputes the soup in a stream and compares every bit.
-/// Without them, checks the digests that the merge recorded, the mask, and that
-/// nothing off the mask is non-zero.
+/// With the ingredients, recomputes the soup in a stream and compares every bit,
+/// metadata and graph too. Without them, checks the digests that the merge recorded,
+/// the seal on all else that is in the files, the mask, and that nothing off the mask
+/// is non-zero.
 #[derive(Debug, Args)]
 #[command(after_help = VERIFY_EXAMPLES)]
 #[command(after_long_help = format!("{VERIFY_EXAMPLES}\n{VERIFY_JSON}\n{EXIT_STATUS}"))]

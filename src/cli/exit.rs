@@ -5,6 +5,7 @@ mod adapter;
 #[cfg(feature = "train")]
 mod cycle;
 mod export;
+mod graph;
 #[cfg(feature = "train")]
 mod train;
 
@@ -409,6 +410,11 @@ fn next_of(error: &anyhow::Error) -> Option<String> {
 
 fn after_ingredients(error: &IngredientsError) -> Option<String> {
     match error {
+        IngredientsError::Graph {
+            first,
+            other,
+            place,
+        } => graph::remedy(first, other, place),
         IngredientsError::Different { first, other, .. } => Some(format!(
             "compare `sms-merge inspect {}` with `sms-merge inspect {}`",
             quoted(first),

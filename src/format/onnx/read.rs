@@ -12,7 +12,9 @@
 //! Source: onnx 1.23, <https://github.com/onnx/onnx/blob/main/docs/IR.md>.
 
 mod compare;
+mod constant;
 mod decode;
+mod difference;
 mod element;
 mod error;
 mod graph;
@@ -31,8 +33,8 @@ use std::ops::Range;
 use crate::tensor::Dtype;
 use crate::tensor::Shape;
 
-pub use compare::GraphDifference;
 pub use compare::first_difference;
+pub use difference::GraphDifference;
 pub use error::OnnxError;
 pub use graph::parse;
 pub use scatter::Scattered;

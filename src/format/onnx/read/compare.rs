@@ -7,11 +7,12 @@
 //! writer inferred for values within the graph.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::ops::Range;
 
 use crate::format::onnx::read::MOST_DEPTH;
 use crate::format::onnx::read::Model;
+use crate::format::onnx::read::difference::GraphDifference;
+use crate::format::onnx::read::difference::Step;
 use crate::format::onnx::read::schema::attribute;
 use crate::format::onnx::read::schema::function;
 use crate::format::onnx::read::schema::graph;
@@ -25,77 +26,12 @@ use crate::format::onnx::read::wire::Field;
 use crate::format::onnx::read::wire::ReadAt;
 use crate::format::onnx::read::wire::ReadError;
 use crate::format::onnx::read::wire::Value;
-use crate::tensor::Printable;
 
 /// Bytes that are compared at a time.
 const BLOCK_BYTES: u64 = 4096;
 
 /// Longest text from a model that is shown.
 const MOST_SHOWN: u64 = 80;
-
-/// Where two graphs first differ, outermost first: the node, its attribute, and on in
-/// the graph that the attribute holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GraphDifference {
-    steps: Vec<Step>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Step {
-    /// A node, by its place in its graph.
-    Node {
-        idx: usize,
-        op_type: String,
-        other: Option<String>,
-    },
-    /// An attribute of a node.
-    Attribute { name: String, other: Option<String> },
-    /// A function of the model.
-    Function { name: String },
-    /// Something that is there only once, or that has no name.
-    Part(&'static str),
-    /// One of the two has more of it.
-    Missing(&'static str),
-}
-
-impl fmt::Display for GraphDifference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (idx, step) in self.steps.iter().enumerate() {
-            if idx > 0 {
-                f.write_str(", ")?;
-            }
-            match step {
-                Step::Node {
-                    idx,
-                    op_type,
-                    other,
-                } => {
-                    write!(f, "node {idx} (`{}`", Printable(op_type))?;
-                    if let Some(other) = other {
-                        write!(f, " and `{}`", Printable(other))?;
-                    }
-                    f.write_str(")")?;
-                }
-                Step::Attribute { name, other: None } => {
-                    write!(f, "attribute `{}`", Printable(name))?;
-                }
-                Step::Attribute {
-                    name,
-                    other: Some(other),
-                } => write!(
-                    f,
-                    "attribute `{}` in place of `{}`",
-                    Printable(other),
-                    Printable(name)
-                )?,
-                Step::Function { name } => write!(f, "function `{}`", Printable(name))?,
-                Step::Part(part) => f.write_str(part)?,
-                Step::Missing(part) => write!(f, "{part}, which one of them lacks")?,
-            }
-        }
-        Ok(())
-    }
-}
 
 /// The first place where the graphs of two models differ; `None` if they compute the
 /// same with the same initialisers. Both have been parsed, with this `limit`.

@@ -11,6 +11,7 @@ use crate::format::onnx::read::MOST_TENSORS;
 use crate::format::onnx::read::Message;
 use crate::format::onnx::read::Model;
 use crate::format::onnx::read::OnnxError;
+use crate::format::onnx::read::constant::Constant;
 use crate::format::onnx::read::decode::Nodes;
 use crate::format::onnx::read::schema::function;
 use crate::format::onnx::read::schema::graph;
@@ -35,6 +36,7 @@ pub fn parse<S: ReadAt + ?Sized>(source: &S, limit: u64) -> Result<Model, ReadEr
         locations: HashMap::new(),
         n_nodes: 0,
         nodes: Nodes::default(),
+        constants: HashMap::new(),
     };
     walker.model(source.len())?;
     walker.replace_decoded()?;
@@ -49,6 +51,8 @@ pub(super) struct Walker<'s, S: ?Sized> {
     locations: HashMap<String, usize>,
     pub(super) n_nodes: usize,
     pub(super) nodes: Nodes,
+    /// Constants that may be weights, by the name of an initialiser.
+    pub(super) constants: HashMap<String, Constant>,
 }
 
 impl<S: ReadAt + ?Sized> Walker<'_, S> {
@@ -142,7 +146,9 @@ impl<S: ReadAt + ?Sized> Walker<'_, S> {
             match field.number {
                 graph::NODE => self.node(&field, within, path, depth)?,
                 graph::INITIALIZER => self.initializer(&field, within, path)?,
-                graph::SPARSE_INITIALIZER => self.sparse_initializer(&field, within, path)?,
+                graph::SPARSE_INITIALIZER => {
+                    self.sparse_initializer(&field, within, (path, None))?;
+                }
                 graph::INPUT | graph::OUTPUT => self.skim(&field)?,
                 _ => {}
             }
@@ -187,11 +193,12 @@ impl<S: ReadAt + ?Sized> Walker<'_, S> {
         })
     }
 
-    fn sparse_initializer(
+    /// A sparse tensor, called `given` or as its values are.
+    pub(super) fn sparse_initializer(
         &mut self,
         field: &Field,
         within: usize,
-        path: &str,
+        (path, given): (&str, Option<&str>),
     ) -> Result<(), ReadError<S::Error>> {
         let own = self.enter(field, Some(within))?;
         let end = self.model.messages[own].content.end;
@@ -223,6 +230,7 @@ impl<S: ReadAt + ?Sized> Walker<'_, S> {
             self.cursor.seek(after);
         }
         let name = values.as_ref().map_or("", |values| values.name.as_str());
+        let name = given.unwrap_or(name);
         if name.is_empty() {
             return Err(OnnxError::Unnamed { at: field.begin }.into());
         }
@@ -281,7 +289,7 @@ impl<S: ReadAt + ?Sized> Walker<'_, S> {
         }
     }
 
-    fn push(&mut self, initializer: Initializer) -> Result<(), ReadError<S::Error>> {
+    pub(super) fn push(&mut self, initializer: Initializer) -> Result<(), ReadError<S::Error>> {
         if self.model.initializers.len() >= MOST_TENSORS {
             return Err(OnnxError::TooManyTensors.into());
         }

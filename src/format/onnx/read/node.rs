@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use crate::format::onnx::read::MOST_NODES;
 use crate::format::onnx::read::OnnxError;
+use crate::format::onnx::read::constant::NodeParts;
 use crate::format::onnx::read::graph::Walker;
 use crate::format::onnx::read::graph::message;
 use crate::format::onnx::read::schema::attribute;
@@ -26,27 +27,32 @@ impl<S: ReadAt + ?Sized> Walker<'_, S> {
             return Err(OnnxError::TooManyNodes.into());
         }
         let Range { start, end } = field.bytes()?;
-        let mut output = None;
+        let mut parts = NodeParts::default();
         let mut attributes = Vec::new();
         self.cursor.seek(start);
         while let Some(inner) = self.cursor.field(end)? {
             let after = self.cursor.at();
             match inner.number {
-                node::OUTPUT if output.is_none() => output = Some(inner.bytes()?),
+                node::INPUT => parts.inputs.push(inner.bytes()?),
+                node::OUTPUT => parts.outputs.push(inner.bytes()?),
                 // A comparison names a node that differs by it.
-                node::OP_TYPE => _ = inner.bytes()?,
+                node::OP_TYPE => parts.op_type = inner.bytes()?,
+                node::DOMAIN => parts.is_foreign = !inner.bytes()?.is_empty(),
                 node::ATTRIBUTE if self.holds_graphs(inner.bytes()?)? => attributes.push(inner),
+                node::ATTRIBUTE => parts.attributes.push(inner),
                 _ => {}
             }
             self.cursor.seek(after);
         }
         if attributes.is_empty() {
+            self.note_constants(field, &parts, (within, path))?;
             // Functions have paths, and so have the graphs of nodes.
             return match path.is_empty() {
                 true => self.note_node(field),
                 false => Ok(()),
             };
         }
+        let output = parts.outputs.into_iter().next();
         let output = output.map(|range| self.cursor.text(range)).transpose()?;
         let output = output.unwrap_or_default();
         let node = self.enter(field, Some(within))?;

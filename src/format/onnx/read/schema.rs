@@ -65,6 +65,7 @@ pub(in crate::format::onnx) mod attribute {
     pub(in crate::format::onnx) const TENSORS: u32 = 10;
     pub(in crate::format::onnx) const GRAPHS: u32 = 11;
     pub(in crate::format::onnx) const DOC_STRING: u32 = 13;
+    pub(in crate::format::onnx) const SPARSE_TENSOR: u32 = 22;
 }
 
 /// `TensorProto`.
