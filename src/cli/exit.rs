@@ -203,7 +203,7 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
                 return Some(of_prune(error));
             }
             if let Some(error) = cause.downcast_ref::<TemplateError>() {
-                return Some(of_template(error));
+                return Some(export::of_template(error));
             }
             if let Some(error) = cause.downcast_ref::<OnnxError>() {
                 return Some(export::of_onnx(error));
@@ -337,15 +337,6 @@ fn of_prune(error: &PruneError) -> Exit {
         | PruneError::Pattern { .. } => Exit::Usage,
         PruneError::Interrupted => Exit::Interrupted,
         PruneError::Layout(_) | PruneError::Kernel(_) => Exit::Failed,
-        _ => Exit::Incompatible,
-    }
-}
-
-fn of_template(error: &TemplateError) -> Exit {
-    match error {
-        TemplateError::Source(error) => of_source(error),
-        TemplateError::Output(error) => of_output(error),
-        TemplateError::Interrupted => Exit::Interrupted,
         _ => Exit::Incompatible,
     }
 }

@@ -1,9 +1,12 @@
 //! How an export ends.
 
 use sms_merge::export::onnx::OnnxError;
+use sms_merge::export::template::TemplateError;
 use sms_merge::format::replace::Failure;
 
 use crate::cli::exit::Exit;
+use crate::cli::exit::of_output;
+use crate::cli::exit::of_source;
 
 /// The status that an error of an export ends the run with.
 pub(super) fn of_onnx(error: &OnnxError) -> Exit {
@@ -18,6 +21,16 @@ pub(super) fn of_onnx(error: &OnnxError) -> Exit {
         | OnnxError::NotBeside { .. }
         | OnnxError::Unreferable { .. } => Exit::Usage,
         OnnxError::Interrupted => Exit::Interrupted,
+        _ => Exit::Incompatible,
+    }
+}
+
+/// The status that an error of a template ends the run with.
+pub(super) fn of_template(error: &TemplateError) -> Exit {
+    match error {
+        TemplateError::Source(error) => of_source(error),
+        TemplateError::Output(error) => of_output(error),
+        TemplateError::Interrupted => Exit::Interrupted,
         _ => Exit::Incompatible,
     }
 }
