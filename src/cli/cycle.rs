@@ -4,6 +4,7 @@ mod bars;
 mod deliver;
 mod devices;
 mod estimate;
+mod init;
 mod plan;
 mod show;
 mod status;
@@ -47,6 +48,9 @@ const DEMONSTRATION: &str = include_str!("../../examples/digits.toml");
 pub(crate) fn run(arguments: &CycleArguments, interrupted: &AtomicBool) -> anyhow::Result<Exit> {
     if let Some(CycleCommand::Status(arguments)) = &arguments.command {
         return status::run(arguments);
+    }
+    if let Some(file) = &arguments.init {
+        return init::run(file.as_deref(), &arguments.report);
     }
     let started = Instant::now();
     let text = recipe_text(arguments)?;

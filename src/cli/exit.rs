@@ -27,8 +27,6 @@ use sms_merge::kernel::cuda::DeviceError;
 use sms_merge::merge::CertificateError;
 use sms_merge::merge::MergeError;
 use sms_merge::prune::PruneError;
-#[cfg(feature = "train")]
-use sms_merge::train::data::DataError;
 use thiserror::Error;
 
 use crate::cli::architecture::ArchitectureError;
@@ -135,7 +133,6 @@ pub(crate) struct ErrorObject {
     /// What to run next, if that is known.
     pub(crate) next: Option<String>,
     /// The argument that is wrong, of a command line that is.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) argument: Option<String>,
     /// How masks differ, if that is the failure.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -147,17 +144,13 @@ impl ErrorObject {
     pub(crate) fn new(error: &anyhow::Error, signal: u8) -> Self {
         let exit = exit_of(error);
         let mut messages = error.chain().map(ToString::to_string);
-        let message = messages.next().unwrap_or_default();
         Self {
             kind: exit.kind(),
-            argument: match exit {
-                Exit::Usage => usage::named_in(&message),
-                _ => None,
-            },
-            message,
+            message: messages.next().unwrap_or_default(),
             causes: messages.collect(),
             exit: exit.code_after(signal),
             next: next_of(error),
+            argument: usage::argument_of(exit, error),
             mismatch: mismatch_of(error).map(MismatchObject::new),
         }
     }
@@ -194,10 +187,6 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
             }
             if let Some(error) = cause.downcast_ref::<AdapterError>() {
                 return Some(adapter::of_adapter(error));
-            }
-            #[cfg(feature = "train")]
-            if let Some(error) = cause.downcast_ref::<DataError>() {
-                return Some(of_data(error));
             }
             if let Some(error) = cause.downcast_ref::<PruneError>() {
                 return Some(of_prune(error));
@@ -255,22 +244,6 @@ fn of_choice(error: &ChoiceError) -> Exit {
         | ChoiceError::Metrics(MetricsError::Read { .. }) => Exit::Io,
         ChoiceError::Interrupted { .. } => Exit::Interrupted,
         _ => Exit::Usage,
-    }
-}
-
-#[cfg(feature = "train")]
-fn of_data(error: &DataError) -> Exit {
-    match error {
-        DataError::Unknown { .. }
-        | DataError::DirectoryUnused { .. }
-        | DataError::Part { .. }
-        | DataError::Fraction { .. } => Exit::Usage,
-        DataError::Missing { .. }
-        | DataError::Directory { .. }
-        | DataError::Source(_)
-        | DataError::Memory { .. } => Exit::Io,
-        DataError::Checkpoint(error) => of_checkpoint(error),
-        _ => Exit::Incompatible,
     }
 }
 

@@ -357,7 +357,7 @@ fn share(tensor: &TensorMask) -> f64 {
 }
 
 /// What was found of each of `tensors`, for people. Dense ones are left out unless
-/// `show_dense`. A table that fits `stream`.
+/// `show_dense`. Fits `stream`.
 pub(crate) fn masks_text(stream: Stream, tensors: &[Arc<TensorMask>], show_dense: bool) -> String {
     let shown = tensors
         .iter()

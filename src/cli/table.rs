@@ -47,6 +47,28 @@ pub(crate) fn table_for(
     lay_out(columns, rows, terminal::columns(stream))
 }
 
+/// Sentences as lines that end between words, for the terminal behind `stream`.
+#[cfg(feature = "train")]
+pub(crate) fn prose(stream: Stream, text: &str) -> String {
+    let limit = terminal::columns(stream).unwrap_or(usize::MAX);
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        if let Some(line) = lines.last_mut() {
+            if line.is_empty() {
+                line.push_str(word);
+                continue;
+            }
+            if line.width() + 1 + word.width() <= limit {
+                line.push(' ');
+                line.push_str(word);
+                continue;
+            }
+        }
+        lines.push(word.to_owned());
+    }
+    lines.join("\n") + "\n"
+}
+
 /// A column, and how wide what it holds is.
 struct Measured<'a> {
     title: &'a str,

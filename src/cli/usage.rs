@@ -77,9 +77,17 @@ fn argument(error: &clap::Error) -> Option<String> {
     })
 }
 
+/// The option that is wrong, if that is the failure and its message names one.
+pub(crate) fn argument_of(exit: Exit, error: &anyhow::Error) -> Option<String> {
+    match exit {
+        Exit::Usage => named_in(&error.to_string()),
+        _ => None,
+    }
+}
+
 /// The first option that a sentence names, as in `` `--weights` needs ... `` or
 /// `--dense head: no tensor matches`.
-pub(crate) fn named_in(sentence: &str) -> Option<String> {
+fn named_in(sentence: &str) -> Option<String> {
     let is_end = |sign: char| !sign.is_ascii_alphanumeric() && sign != '-';
     let mut words = sentence.split([' ', '`', '\'', '"', '(']);
     let word = words.find(|word| {

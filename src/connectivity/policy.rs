@@ -38,14 +38,8 @@ impl MismatchPolicy {
     /// Every policy but refusing, with what it does.
     pub const REMEDIES: [(Self, &'static str); 4] = [
         (Self::Intersect, "retain what every ingredient retains"),
-        (
-            Self::Union,
-            "retain what any ingredient retains (sparsity falls)",
-        ),
-        (
-            Self::Vote,
-            "retain what at least half of the ingredients retain",
-        ),
+        (Self::Union, "retain what any one retains (sparsity falls)"),
+        (Self::Vote, "retain what at least half of them retain"),
         (Self::First, "retain what the first ingredient retains"),
     ];
 

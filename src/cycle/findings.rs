@@ -34,8 +34,21 @@ pub struct Findings {
     pub n_seeds: usize,
     /// One study per seed whose dense network is done, in the recipe's order.
     pub studies: Vec<Study>,
+    /// Whose soup the run delivers, once that is there.
+    #[serde(default)]
+    pub delivered: Option<Delivered>,
     /// Seconds that the steps took, those of parallel jobs added up.
     pub computing_secs: f64,
+}
+
+/// The soup that a run delivers as `soup.safetensors`: of all seeds, that of the first; of
+/// all phases, that of the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivered {
+    /// Its seed.
+    pub seed: u64,
+    /// Its phase, from 1.
+    pub phase: u32,
 }
 
 /// A network.

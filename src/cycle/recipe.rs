@@ -8,6 +8,7 @@ mod flat;
 mod ingredients;
 mod parse;
 mod running;
+mod template;
 #[cfg(test)]
 mod tests;
 mod vary;
@@ -32,6 +33,7 @@ pub use running::Keep;
 pub use running::OnUnmasked;
 pub use running::Run;
 pub use running::Trainer;
+pub use template::TEMPLATE;
 pub use vary::Ingredient;
 pub use vary::Varied;
 

@@ -27,7 +27,7 @@ use crate::cycle::report::sections::document;
 pub use contender::Contender;
 pub use spread::{Paired, Spread};
 pub use summary::{PhaseSummary, Standing, Summary};
-pub use table::{COLUMNS, rows};
+pub use table::{COLUMNS, legend, rows};
 
 /// Findings with what they add up to. As JSON it is the fields of the findings and
 /// `summary`.

@@ -7,6 +7,7 @@
 mod collect;
 mod error;
 mod event;
+mod names;
 mod settle;
 mod start;
 
@@ -34,6 +35,7 @@ pub use collect::collect;
 pub use error::RunError;
 pub use event::Event;
 pub use event::Watch;
+pub use names::name_artefacts;
 
 /// Time between two looks at running jobs.
 const PAUSE: Duration = Duration::from_millis(20);

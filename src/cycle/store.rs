@@ -10,6 +10,7 @@
 //! jobs/<key>/job.json         everything that a worker needs to know
 //! jobs/<key>/<attempt>/       one attempt: its lock, its log, its scratch files
 //! damaged/                    what was found damaged
+//! named/                      links to artefacts, by readable names
 //! ```
 //!
 //! - A step is known by its [`Key`], a digest of what it is made from. It is done when there
@@ -38,6 +39,7 @@ mod error;
 mod journal;
 mod key;
 mod lock;
+mod name;
 mod probe;
 mod receipt;
 mod sweep;
@@ -88,6 +90,7 @@ const RECEIPTS: &str = "receipts";
 const ARTEFACTS: &str = "artefacts";
 const JOBS: &str = "jobs";
 const DAMAGED: &str = "damaged";
+const NAMED: &str = "named";
 const PARTS: &[&str] = &[RECEIPTS, ARTEFACTS, JOBS, DAMAGED];
 
 /// Name of a job's description in its directory.

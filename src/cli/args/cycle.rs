@@ -17,7 +17,8 @@ use super::thread_count;
 const CYCLE_EXAMPLES: &str = "\
 Examples:
   sms-merge cycle                                # a demonstration, in a minute
-  sms-merge cycle examples/fashion-mnist.toml --run-dir fashion
+  sms-merge cycle --init recipe.toml             # a recipe with every key
+  sms-merge cycle recipe.toml --run-dir fashion
   sms-merge cycle recipe.toml --plan             # jobs, epochs, disk, time
   sms-merge cycle recipe.toml --set pruning.phases=2 --set seeds=[0,1,2]
   sms-merge cycle recipe.toml --device cuda:0,cuda:1 --jobs 4
@@ -32,6 +33,8 @@ JSON output:
     steps, reused     steps of the run, and those that were done before
     failures          step and reason of each step that failed for good
     elapsed_secs
+    files             names of what it delivers in the run directory
+    delivered         seed and phase of soup.safetensors; null while it is not there
     report            what report.json holds; null where no dense network is
                       done
   --plan prints `steps` (label, kind, epochs), `epochs`, `disk_bytes` and
@@ -39,8 +42,8 @@ JSON output:
   states, and `report`.
 
 Recipe:
-  README.md documents the sections; examples/ holds whole ones. Unknown keys are
-  errors.
+  `sms-merge cycle --init` prints one with every key, what it means and what it
+  is if it is left out. Unknown keys are errors.
 ";
 
 /// The whole of Sparse Model Soups: prune, retrain, merge, repeat
@@ -49,7 +52,8 @@ Recipe:
 /// a small network on digits that are part of the program. A run that was interrupted, at
 /// any moment and in any way, goes on where it stopped and ends in the same bytes.
 /// soup.safetensors, soup.onnx, report.html, report.md and report.json lie in the run
-/// directory.
+/// directory: the soup is that of the first seed and the last phase. `named/` there holds
+/// links to all networks and masks, such as named/seed-1/phase-2/ingredient-3.safetensors.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = CYCLE_EXAMPLES)]
@@ -89,6 +93,14 @@ pub(crate) struct CycleArguments {
     /// Print what would be done, and do nothing
     #[arg(long)]
     pub(crate) plan: bool,
+
+    /// Print a recipe with every key, its meaning and its default, or write it to FILE
+    ///
+    /// All keys are comments, so that it does what no recipe of one's own does: take the
+    /// sign away in front of what is to be changed. A FILE that exists is not replaced.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(conflicts_with_all = ["recipe", "run_dir", "set", "device", "jobs", "threads", "plan", "json"])]
+    pub(crate) init: Option<Option<PathBuf>>,
 
     #[command(flatten)]
     pub(crate) report: ReportArguments,

@@ -247,6 +247,7 @@ impl Watch for Bars<'_> {
     }
 
     fn soup(&mut self, receipts: &[Option<&Receipt>]) {
+        self.group.suspend(|| self.delivery.name(receipts));
         if let Err(error) = self.delivery.report(receipts) {
             let error = Clean(&format!("{error:#}")).to_string();
             self.line(&format!("warning: the report is not up to date: {error}"));

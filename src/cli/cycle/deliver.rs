@@ -16,6 +16,7 @@ use sms_merge::cycle::plan::Plan;
 use sms_merge::cycle::recipe::Recipe;
 use sms_merge::cycle::report::Report;
 use sms_merge::cycle::run::collect;
+use sms_merge::cycle::run::name_artefacts;
 use sms_merge::cycle::scene::Scene;
 use sms_merge::cycle::store::ArtefactState;
 use sms_merge::cycle::store::Receipt;
@@ -29,6 +30,8 @@ use sms_merge::export::onnx::Payloads;
 use sms_merge::format::replace::Durability;
 
 use crate::cli::export::onnx::model_metadata;
+use crate::cli::text::Clean;
+use crate::cli::text::note;
 
 /// Name of the last soup of the first study, in the run directory.
 const SOUP: &str = "soup.safetensors";
@@ -40,7 +43,7 @@ const MODEL: &str = "soup.onnx";
 pub(super) const REPORT: &str = "report.html";
 
 /// What was found, and the files that say it.
-pub(super) struct Delivered {
+pub(super) struct Deliveries {
     pub(super) findings: Findings,
     /// Names in the run directory: the soup, its model, the report, as far as they are there.
     pub(super) files: Vec<&'static str>,
@@ -56,13 +59,26 @@ pub(super) struct Delivery<'a> {
 
 impl Delivery<'_> {
     /// Writes what there is: each file whole or not at all.
-    pub(super) fn deliver(&self, receipts: &[Option<&Receipt>]) -> anyhow::Result<Delivered> {
+    pub(super) fn deliver(&self, receipts: &[Option<&Receipt>]) -> anyhow::Result<Deliveries> {
         let findings = self.report(receipts)?;
         let mut files = self.soup(receipts)?;
+        self.name(receipts);
         if !findings.studies.is_empty() {
             files.push(REPORT);
         }
-        Ok(Delivered { findings, files })
+        Ok(Deliveries { findings, files })
+    }
+
+    /// Gives artefacts their readable names. They serve people alone, so that a run does not
+    /// fail for them.
+    pub(super) fn name(&self, receipts: &[Option<&Receipt>]) {
+        if let Err(error) = name_artefacts(self.run, self.plan, receipts) {
+            let error = anyhow::Error::from(error);
+            let error = Clean(&format!("{error:#}")).to_string();
+            note(&format!(
+                "warning: not every artefact has a readable name: {error}"
+            ));
+        }
     }
 
     /// Writes the report of what there is. One without a soup takes no other's place.

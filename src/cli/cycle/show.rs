@@ -3,16 +3,20 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use sms_merge::cycle::findings::Delivered;
 use sms_merge::cycle::plan::Plan;
 use sms_merge::cycle::report::COLUMNS;
 use sms_merge::cycle::report::Report;
+use sms_merge::cycle::report::legend;
 use sms_merge::cycle::report::rows;
 use sms_merge::cycle::run::Ended;
 
 use crate::cli::SCHEMA;
 use crate::cli::args::cycle::CycleArguments;
-use crate::cli::cycle::deliver::Delivered;
+use crate::cli::cycle::deliver::Deliveries;
 use crate::cli::cycle::deliver::REPORT;
+use crate::cli::table::prose;
+use crate::cli::terminal::Stream;
 use crate::cli::text;
 use crate::cli::text::Clean;
 use crate::cli::text::Column;
@@ -27,7 +31,7 @@ pub(super) struct Outcome<'a> {
     pub(super) ended: Ended,
     pub(super) reused: usize,
     pub(super) failures: Vec<(usize, &'a str)>,
-    pub(super) delivered: &'a Delivered,
+    pub(super) delivered: &'a Deliveries,
     pub(super) elapsed: Duration,
 }
 
@@ -40,6 +44,8 @@ struct OutcomeObject<'a> {
     reused: usize,
     failures: Vec<FailureObject<'a>>,
     elapsed_secs: f64,
+    files: &'a [&'static str],
+    delivered: Option<Delivered>,
     report: Option<Report<'a>>,
 }
 
@@ -73,6 +79,8 @@ impl Outcome<'_> {
                     })
                     .collect(),
                 elapsed_secs: self.elapsed.as_secs_f64(),
+                files: &self.delivered.files,
+                delivered: self.delivered.findings.delivered,
                 report,
             };
             text::print(&text::json(&object)?)?;
@@ -99,6 +107,14 @@ impl Outcome<'_> {
                     "{secs:.1} s; in `{directory}`: {}",
                     self.delivered.files.join(", ")
                 ));
+                if let Some(delivered) = &self.delivered.findings.delivered {
+                    note(&format!(
+                        "the soup is that of seed {}, phase {}; others have names in `{}`",
+                        delivered.seed,
+                        delivered.phase,
+                        shown(&self.arguments.run_dir.join("named"))
+                    ));
+                }
             }
             Ended::Done => {}
             Ended::Failed => {
@@ -134,11 +150,13 @@ pub(super) fn report_text(report: &Report<'_>) -> String {
     if let Some(unfinished) = &report.summary.unfinished {
         text.push_str(&format!("{}\n", Clean(unfinished)));
     }
-    text.push_str(&format!("{}\n", Clean(&report.summary.headline)));
+    let headline = Clean(&report.summary.headline).to_string();
+    text.push_str(&prose(Stream::Out, &headline));
     let rows: Vec<Vec<String>> = rows(report).into_iter().map(Vec::from).collect();
     if !rows.is_empty() {
         let columns = COLUMNS.map(|name| (name, Column::Number));
         text.push_str(&text::table(&columns, &rows));
+        text.push_str(&format!("{}\n", legend(report)));
     }
     text
 }

@@ -14,7 +14,7 @@ use sms_merge::cycle::scene::SceneError;
 use sms_merge::cycle::store::StoreError;
 
 use crate::cli::exit::Exit;
-use crate::cli::exit::of_data;
+use crate::cli::exit::train::of_data;
 
 /// The status that an error of the cycle ends the run with, if `cause` is one that tells.
 pub(super) fn exit_of(cause: &(dyn Error + 'static)) -> Option<Exit> {

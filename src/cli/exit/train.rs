@@ -9,6 +9,7 @@ use sms_merge::graph::DescriptionError;
 use sms_merge::graph::models::ModelError;
 use sms_merge::train::WeightsError;
 use sms_merge::train::card::CardError;
+use sms_merge::train::data::DataError;
 use sms_merge::train::device::DeviceError;
 use sms_merge::train::engine::EngineError;
 use sms_merge::train::evaluate::EvaluateError;
@@ -21,6 +22,7 @@ use sms_merge::train::trainer::FitError;
 
 use crate::cli::eval::Stopped;
 use crate::cli::exit::Exit;
+use crate::cli::exit::of_checkpoint;
 use crate::cli::exit::of_source;
 use crate::cli::train::Interrupted;
 use crate::cli::train::LogError;
@@ -31,6 +33,9 @@ use crate::cli::train::Unwritten;
 pub(super) fn exit_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if cause.is::<Interrupted>() || cause.is::<Stopped>() {
         return Some(Exit::Interrupted);
+    }
+    if let Some(error) = cause.downcast_ref::<DataError>() {
+        return Some(of_data(error));
     }
     if let Some(error) = cause.downcast_ref::<DeviceError>() {
         return Some(match error {
@@ -99,6 +104,21 @@ pub(super) fn exit_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
     let is_usage =
         cause.is::<ModelError>() || cause.is::<DescriptionError>() || cause.is::<RecipeError>();
     is_usage.then_some(Exit::Usage)
+}
+
+pub(super) fn of_data(error: &DataError) -> Exit {
+    match error {
+        DataError::Unknown { .. }
+        | DataError::DirectoryUnused { .. }
+        | DataError::Part { .. }
+        | DataError::Fraction { .. } => Exit::Usage,
+        DataError::Missing { .. }
+        | DataError::Directory { .. }
+        | DataError::Source(_)
+        | DataError::Memory { .. } => Exit::Io,
+        DataError::Checkpoint(error) => of_checkpoint(error),
+        _ => Exit::Incompatible,
+    }
 }
 
 /// `None` where a cause says more.

@@ -155,6 +155,13 @@ impl<'a> View<'a> {
         if !seeds.is_empty() {
             facts.push(("Seeds", seeds.join(", ")));
         }
+        if let Some(delivered) = &findings.delivered {
+            let text = format!(
+                "the soup of seed {}, phase {}",
+                delivered.seed, delivered.phase
+            );
+            facts.push(("soup.safetensors", text));
+        }
         facts.push((
             "Computing time, jobs added up",
             duration(findings.computing_secs),
@@ -170,6 +177,14 @@ impl<'a> View<'a> {
         match phase.sparsity {
             Some(sparsity) => format!("Phase {}, {} % sparse", phase.phase, percent(sparsity.mean)),
             None => format!("Phase {}", phase.phase),
+        }
+    }
+
+    /// What numbers with a `±` are, as the end of a caption; nothing of one seed.
+    fn spread_label(self) -> String {
+        match self.summary.seeds {
+            0 | 1 => String::new(),
+            seeds => format!(": mean ± standard deviation of {seeds} seeds"),
         }
     }
 

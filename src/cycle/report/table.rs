@@ -19,24 +19,71 @@ pub const COLUMNS: [&str; 7] = [
     "soup - best",
 ];
 
-/// One row per phase; means over the seeds, and standard deviations of more than one. ASCII.
+/// A row of means for each phase, and where there are several seeds, one below it of standard
+/// deviations, `+- 0.73`. ASCII.
 pub fn rows(report: &Report<'_>) -> Vec<[String; COLUMNS.len()]> {
     let unit = Unit::of(report.findings);
-    let rows = report.summary.phases.iter().map(|phase| {
-        let accuracy = |contender: &Contender| unit.spread(phase.accuracy(contender));
+    let mut rows = Vec::new();
+    for phase in &report.summary.phases {
+        let contenders = [
+            Contender::imp(),
+            Contender::MeanCandidate,
+            Contender::BestCandidate,
+            Contender::Soup,
+        ];
+        let accuracies = contenders.map(|contender| phase.accuracy(&contender));
+        let [imp, mean, best, soup] =
+            accuracies.map(|found| found.map_or_else(missing, |found| unit.value(found.mean)));
         let sparsity = phase.sparsity.map(|Spread { mean, .. }| percent(mean));
         let difference = phase.soup_minus(&Contender::BestCandidate);
-        [
+        rows.push([
             phase.phase.to_string(),
             sparsity.map_or_else(missing, |sparsity| sparsity + " %"),
-            accuracy(&Contender::imp()),
-            accuracy(&Contender::MeanCandidate),
-            accuracy(&Contender::BestCandidate),
-            accuracy(&Contender::Soup),
+            imp,
+            mean,
+            best,
+            soup,
             difference.map_or_else(missing, |paired| unit.difference(paired.mean)),
-        ]
-    });
-    rows.map(|row| row.map(|cell| ascii(&cell))).collect()
+        ]);
+
+        let deviations = accuracies.map(|found| found?.deviation);
+        let of_difference = difference.and_then(|paired| paired.deviation());
+        if deviations
+            .iter()
+            .chain([&of_difference])
+            .any(Option::is_some)
+        {
+            let shown = |deviation: Option<f64>| {
+                deviation.map_or_else(String::new, |value| format!("± {}", unit.value(value)))
+            };
+            let [imp, mean, best, soup] = deviations.map(shown);
+            let blank = String::new;
+            rows.push([
+                blank(),
+                blank(),
+                imp,
+                mean,
+                best,
+                soup,
+                shown(of_difference),
+            ]);
+        }
+    }
+    rows.into_iter()
+        .map(|row| row.map(|cell| ascii(&cell)))
+        .collect()
+}
+
+/// What the numbers of [`rows`] are, in a sentence. ASCII.
+pub fn legend(report: &Report<'_>) -> String {
+    let measured = match Unit::of(report.findings) {
+        Unit::Share => "test accuracy in per cent",
+        Unit::Number => "score on the test images",
+    };
+    match report.summary.seeds {
+        0 | 1 => format!("{measured}, of one seed"),
+        seeds => format!("{measured}: mean of {seeds} seeds, +- their standard deviation"),
+    }
 }
 
 /// The signs that numbers have for readers, in ASCII.

@@ -71,6 +71,7 @@ fn run(studies: Vec<Study>) -> Findings {
         n_phases: longest.unwrap_or(0),
         n_seeds: studies.len(),
         studies,
+        delivered: None,
         computing_secs: 0.0,
     }
 }

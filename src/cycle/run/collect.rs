@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::RunError;
 use crate::cycle::findings::Cost;
 use crate::cycle::findings::Data;
+use crate::cycle::findings::Delivered;
 use crate::cycle::findings::FORMAT_VERSION;
 use crate::cycle::findings::Findings;
 use crate::cycle::findings::Ingredient;
@@ -77,7 +78,18 @@ pub fn collect(
         n_phases: recipe.sparsities().len(),
         n_seeds: recipe.seeds.len(),
         studies,
+        delivered: delivered(plan, receipts),
         computing_secs: elapsed.sum(),
+    })
+}
+
+/// Whose soup the run delivers, if that is done.
+fn delivered(plan: &Plan, receipts: &[Option<&Receipt>]) -> Option<Delivered> {
+    let study = plan.studies.first()?;
+    let phase = study.phases.last()?;
+    receipts[phase.soup].map(|_| Delivered {
+        seed: study.seed,
+        phase: phase.phase,
     })
 }
 

@@ -194,7 +194,7 @@ fn table(view: View<'_>) -> Table {
         }));
     }
     Table {
-        caption: format!("Test {}", view.unit.title()),
+        caption: format!("Test {}{}", view.unit.title(), view.spread_label()),
         columns,
         rows,
     }

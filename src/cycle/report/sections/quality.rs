@@ -95,7 +95,7 @@ fn calibration_table(view: View<'_>, phase: &PhaseSummary) -> Option<Table> {
     let is_empty = |row: &Vec<Cell>| row[1..].iter().all(|cell| cell.text == "–");
     let rows = contenders.iter().map(row).filter(|row| !is_empty(row));
     Some(Table {
-        caption: String::new(),
+        caption: format!("On the test images{}", view.spread_label()),
         columns,
         rows: rows.collect(),
     })
@@ -187,7 +187,11 @@ fn corrupted_table(view: View<'_>, phase: &PhaseSummary) -> Option<Table> {
     let mut rows = vec![row("all of them", None)];
     rows.extend(corruptions.iter().map(|name| row(name, Some(name))));
     Some(Table {
-        caption: format!("{} on corrupted images", view.title_of_accuracy()),
+        caption: format!(
+            "{} on corrupted images{}",
+            view.title_of_accuracy(),
+            view.spread_label()
+        ),
         columns,
         rows,
     })

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::cycle::findings::Cost;
 use crate::cycle::findings::Data;
 use crate::cycle::findings::Decision;
+use crate::cycle::findings::Delivered;
 use crate::cycle::findings::Distances;
 use crate::cycle::findings::Epoch;
 use crate::cycle::findings::FORMAT_VERSION;
@@ -81,6 +82,7 @@ impl Size {
             n_phases: self.n_phases,
             n_seeds: self.n_seeds,
             studies: seeds.collect(),
+            delivered: Some(Delivered { seed: 1, phase: 3 }),
             computing_secs: 4321.5,
         }
     }

@@ -12,6 +12,7 @@ use crate::cycle::report::Report;
 use crate::cycle::report::Summary;
 use crate::cycle::report::number::Unit;
 use crate::cycle::report::number::duration;
+use crate::cycle::report::legend;
 use crate::cycle::report::rows;
 
 /// A run of one phase: the soup and the best of two candidates, a pair per seed.
@@ -158,19 +159,25 @@ fn rows_for_a_terminal() {
     assert_eq!(
         found,
         [
-            [
-                "1",
-                "50.00 %",
-                "-",
-                "85.00 +- 0.00",
-                "90.00 +- 0.00",
-                "89.50 +- 2.12",
-                "-0.50"
-            ],
+            ["1", "50.00 %", "-", "85.00", "90.00", "89.50", "-0.50"],
+            ["", "", "", "+- 0.00", "+- 0.00", "+- 2.12", "+- 2.12"],
             ["2", "75.00 %", "85.00", "-", "-", "-", "-"],
         ]
     );
     assert!(found.iter().flatten().all(|cell| cell.is_ascii()));
+    assert_eq!(
+        legend(&Report::of(&findings)),
+        "test accuracy in per cent: mean of 2 seeds, +- their standard deviation"
+    );
+    let one = Findings {
+        studies: findings.studies[..1].to_vec(),
+        ..findings
+    };
+    assert_eq!(
+        legend(&Report::of(&one)),
+        "test accuracy in per cent, of one seed"
+    );
+    assert_eq!(rows(&Report::of(&one)).len(), 2, "no deviation of one seed");
 }
 
 #[test]
