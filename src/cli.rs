@@ -83,9 +83,9 @@ pub(crate) fn run(argv: Vec<OsString>, interrupted: &AtomicBool, signal: &Atomic
     let signal = || u8::try_from(signal.load(Ordering::Relaxed)).unwrap_or_default();
     let wants_json = argv.iter().any(|word| word == "--json");
     let done = argv::with_command(argv).map_err(anyhow::Error::from);
-    let done = done.and_then(|argv| match Arguments::try_parse_from(argv) {
+    let done = done.and_then(|argv| match Arguments::try_parse_from(&argv) {
         Ok(arguments) => dispatch(&arguments.command, interrupted),
-        Err(error) => usage::refuse(&error, wants_json),
+        Err(error) => usage::refuse(&error, &argv, wants_json),
     });
     match done {
         Ok(exit) => exit.code_after(signal()),

@@ -1,5 +1,7 @@
 //! What clap says of a command line: help, or what is wrong with it and with which argument.
 
+use std::ffi::OsString;
+
 use clap::CommandFactory;
 use clap::error::ContextKind;
 use clap::error::ContextValue;
@@ -15,7 +17,11 @@ use crate::cli::text;
 use crate::cli::text::Clean;
 
 /// Shows help, or what clap found wrong with `argv`.
-pub(crate) fn refuse(error: &clap::Error, wants_json: bool) -> anyhow::Result<Exit> {
+pub(crate) fn refuse(
+    error: &clap::Error,
+    argv: &[OsString],
+    wants_json: bool,
+) -> anyhow::Result<Exit> {
     let rendered = error.render();
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
@@ -27,7 +33,7 @@ pub(crate) fn refuse(error: &clap::Error, wants_json: bool) -> anyhow::Result<Ex
             return Ok(Exit::Done);
         }
         _ if wants_json => {
-            report(&object(error, &rendered.to_string()), wants_json);
+            report(&object(error, argv), wants_json);
         }
         // clap shows the user's words as they are, so the lines are cleaned one by one.
         _ => rendered
@@ -39,7 +45,8 @@ pub(crate) fn refuse(error: &clap::Error, wants_json: bool) -> anyhow::Result<Ex
 }
 
 /// What is wrong, for programs.
-fn object(error: &clap::Error, rendered: &str) -> ErrorObject {
+fn object(error: &clap::Error, argv: &[OsString]) -> ErrorObject {
+    let rendered = error.render().to_string();
     // The sentence may go on in further lines, which name arguments or possible values.
     let paragraph: Vec<&str> = rendered
         .lines()
@@ -53,7 +60,7 @@ fn object(error: &clap::Error, rendered: &str) -> ErrorObject {
         message: message.to_owned(),
         causes: Vec::new(),
         exit: Exit::Usage.code(),
-        next: Some(format!("{} --help", command(rendered))),
+        next: Some(format!("{} --help", command(argv))),
         argument: argument(error),
         mismatch: None,
     }
@@ -97,15 +104,14 @@ fn named_in(sentence: &str) -> Option<String> {
     word.split(is_end).next().map(str::to_owned)
 }
 
-/// The command that was meant, as the line of usage calls it.
-fn command(rendered: &str) -> String {
-    let usage = rendered
-        .lines()
-        .find_map(|line| line.strip_prefix("Usage: "));
-    let mut words = usage.unwrap_or_default().split(' ').skip(1);
+/// The command that was meant, such as `sms-merge mask union`.
+fn command(argv: &[OsString]) -> String {
     let mut command = Arguments::command();
     let mut path = command.get_name().to_owned();
-    while let Some(found) = words.next().and_then(|word| command.find_subcommand(word)) {
+    for word in argv.iter().skip(1) {
+        let Some(found) = command.find_subcommand(word) else {
+            break;
+        };
         path = format!("{path} {}", found.get_name());
         command = found.clone();
     }
@@ -122,8 +128,9 @@ mod tests {
     fn the_argument_is_named() {
         let check = |words: &[&str], argument: Option<&str>, next: &str| {
             let argv = std::iter::once(&"sms-merge").chain(words);
-            let error = Arguments::try_parse_from(argv).unwrap_err();
-            let object = object(&error, &error.render().to_string());
+            let argv: Vec<OsString> = argv.map(OsString::from).collect();
+            let error = Arguments::try_parse_from(&argv).unwrap_err();
+            let object = object(&error, &argv);
             assert_eq!(object.argument.as_deref(), argument, "{words:?}");
             assert_eq!(object.next.as_deref(), Some(next), "{words:?}");
             assert!(!object.message.contains('\n'), "{}", object.message);

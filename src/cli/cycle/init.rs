@@ -12,6 +12,7 @@ use sms_merge::format::replace::Target;
 
 use crate::cli::args::ReportArguments;
 use crate::cli::exit::Exit;
+use crate::cli::exit::UsageError;
 use crate::cli::exit::quoted;
 use crate::cli::text;
 use crate::cli::text::note;
@@ -23,7 +24,14 @@ pub(super) fn run(file: Option<&Path>, report: &ReportArguments) -> anyhow::Resu
         text::print(TEMPLATE)?;
         return Ok(Exit::Done);
     };
-    write(path).map_err(OutputError::from)?;
+    write(path).map_err(|error| match error {
+        // There is no `--force`: what is there may be a recipe that somebody wrote.
+        ReplaceError::Exists { .. } => anyhow::Error::from(UsageError {
+            message: format!("`{}` exists, and `--init` replaces no file", shown(path)),
+            next: Some("name a file that does not exist".to_owned()),
+        }),
+        error => OutputError::from(error).into(),
+    })?;
     if !report.quiet {
         note(&format!("wrote `{}`", shown(path)));
         note(&format!("next: sms-merge cycle {} --plan", quoted(path)));

@@ -49,7 +49,12 @@ fn places(plan: &Plan) -> BTreeMap<Place, usize> {
         .collect();
     for study in &plan.studies {
         for phase in &study.phases {
-            for (name, &step) in &phase.baselines {
+            // The ensemble is measured by the soup's step and leaves nothing.
+            let baselines = phase
+                .baselines
+                .iter()
+                .filter(|(_, step)| **step != phase.soup);
+            for (name, &step) in baselines {
                 let parts = vec![
                     format!("seed-{}", study.seed),
                     format!("phase-{}", phase.phase),
@@ -79,19 +84,17 @@ fn word(text: &str) -> String {
     text.chars().map(sign).collect()
 }
 
-/// `soup.safetensors` of a checkpoint; of anything else `prune-mask.st`, with the ending of
-/// the artefact.
+/// `soup.safetensors` of a checkpoint; of anything else `prune-mask.safetensors`, after the
+/// ending of the artefact.
 fn file_name(name: &str, output: &str, artefact: &Artefact) -> String {
-    if output == "checkpoint" {
-        return format!("{name}{CHECKPOINT}");
-    }
-    let ending = artefact
-        .file
-        .rsplit_once('.')
-        .map_or("", |(_, ending)| ending);
-    match ending == output || ending.is_empty() {
-        true => format!("{name}-{}", word(output)),
-        false => format!("{name}-{}.{}", word(output), word(ending)),
+    let ending = match artefact.file.rsplit_once('.') {
+        Some((_, "st")) => CHECKPOINT.to_owned(),
+        Some((_, ending)) if ending != output => format!(".{}", word(ending)),
+        _ => String::new(),
+    };
+    match output {
+        "checkpoint" => format!("{name}{ending}"),
+        _ => format!("{name}-{}{ending}", word(output)),
     }
 }
 
@@ -134,7 +137,8 @@ mod tests {
             assert_eq!(file_name("prune", output, &artefact), expected);
         };
         check("checkpoint", "0a-1.checkpoint.st", "prune.safetensors");
-        check("mask", "0a-1.mask.st", "prune-mask.st");
+        check("mask", "0a-1.mask.st", "prune-mask.safetensors");
+        check("log", "0a-1.log.json", "prune-log.json");
         check("mask", "0a-1.mask", "prune-mask");
     }
 }

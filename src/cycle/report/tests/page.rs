@@ -69,7 +69,9 @@ fn check(name: &str, findings: &Findings) -> String {
         let again: Findings = serde_json::from_str(&json).unwrap();
         assert_eq!(again, *findings, "{name}");
     }
-    assert_eq!(rows(&report).len(), report.summary.phases.len());
+    let rows = rows(&report);
+    let of_phases = rows.iter().filter(|row| !row[0].is_empty());
+    assert_eq!(of_phases.count(), report.summary.phases.len());
     if let Ok(directory) = env::var("SMS_MERGE_REPORT_DIR") {
         for (ending, content) in [("html", &page), ("md", &text), ("json", &json)] {
             fs::write(format!("{directory}/{name}.{ending}"), content).unwrap();

@@ -10,9 +10,9 @@ use crate::cycle::report::COLUMNS;
 use crate::cycle::report::Contender;
 use crate::cycle::report::Report;
 use crate::cycle::report::Summary;
+use crate::cycle::report::legend;
 use crate::cycle::report::number::Unit;
 use crate::cycle::report::number::duration;
-use crate::cycle::report::legend;
 use crate::cycle::report::rows;
 
 /// A run of one phase: the soup and the best of two candidates, a pair per seed.
