@@ -10,6 +10,8 @@ mod damage;
 mod inputs;
 #[path = "cycle/kills.rs"]
 mod kills;
+#[path = "cycle/names.rs"]
+mod names;
 mod python;
 #[path = "cycle/trainer.rs"]
 mod trainer;

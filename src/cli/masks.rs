@@ -365,20 +365,18 @@ pub(crate) fn masks_text(stream: Stream, tensors: &[Arc<TensorMask>], show_dense
     let rows: Vec<Vec<String>> = shown
         .map(|tensor| {
             let pattern = tensor.pattern.map(|pattern| pattern.to_string());
-            let differ = if tensor.is_pruned {
-                tensor.disagreements
-            } else {
-                0
+            let differ = match tensor.is_pruned {
+                true => tensor.disagreements,
+                false => 0,
             };
             vec![
                 Printable(&tensor.name).to_string(),
                 tensor.shape.to_string(),
                 count(tensor.shape.numel()),
                 count(tensor.retained),
-                if tensor.is_pruned {
-                    percent(tensor.sparsity())
-                } else {
-                    "dense".to_owned()
+                match tensor.is_pruned {
+                    true => percent(tensor.sparsity()),
+                    false => "dense".to_owned(),
                 },
                 pattern.unwrap_or_default(),
                 match differ {

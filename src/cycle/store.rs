@@ -90,7 +90,6 @@ const RECEIPTS: &str = "receipts";
 const ARTEFACTS: &str = "artefacts";
 const JOBS: &str = "jobs";
 const DAMAGED: &str = "damaged";
-const NAMED: &str = "named";
 const PARTS: &[&str] = &[RECEIPTS, ARTEFACTS, JOBS, DAMAGED];
 
 /// Name of a job's description in its directory.

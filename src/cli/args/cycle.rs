@@ -34,7 +34,8 @@ JSON output:
     failures          step and reason of each step that failed for good
     elapsed_secs
     files             names of what it delivers in the run directory
-    delivered         seed and phase of soup.safetensors; null while it is not there
+    delivered         seed and phase of soup.safetensors; null before that is
+                      there
     report            what report.json holds; null where no dense network is
                       done
   --plan prints `steps` (label, kind, epochs), `epochs`, `disk_bytes` and

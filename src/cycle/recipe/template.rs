@@ -8,9 +8,9 @@ pub const TEMPLATE: &str = include_str!("template.toml");
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::super::Recipe;
     use super::TEMPLATE;
     use crate::cycle::plan::Plan;
+    use crate::cycle::recipe::Recipe;
     use crate::cycle::scene::Scene;
 
     /// Ends a line of a key that has no default.

@@ -16,11 +16,13 @@ use rustix::io::Errno;
 
 use super::ARTEFACTS;
 use super::Artefact;
-use super::NAMED;
 use super::RunDirectory;
 use super::error::Action;
 use super::error::StoreError;
 use super::error::system;
+
+/// Where the names are in a run directory.
+const NAMED: &str = "named";
 
 /// A directory, and nothing that only leads to one.
 const DIRECTORY: OFlags = OFlags::RDONLY
