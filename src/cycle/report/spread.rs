@@ -103,12 +103,6 @@ impl Paired {
         })
     }
 
-    /// Sample standard deviation of the differences; `None` of one seed.
-    pub(super) fn deviation(&self) -> Option<f64> {
-        let root = (self.count as f64).sqrt();
-        self.standard_error.map(|error| error * root)
-    }
-
     pub(super) fn outcome(&self) -> Outcome {
         if self.mean > ROUNDING {
             Outcome::Better

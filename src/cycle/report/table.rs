@@ -47,26 +47,12 @@ pub fn rows(report: &Report<'_>) -> Vec<[String; COLUMNS.len()]> {
         ]);
 
         let deviations = accuracies.map(|found| found?.deviation);
-        let of_difference = difference.and_then(|paired| paired.deviation());
-        if deviations
-            .iter()
-            .chain([&of_difference])
-            .any(Option::is_some)
-        {
-            let shown = |deviation: Option<f64>| {
+        if deviations.iter().any(Option::is_some) {
+            let [imp, mean, best, soup] = deviations.map(|deviation| {
                 deviation.map_or_else(String::new, |value| format!("± {}", unit.value(value)))
-            };
-            let [imp, mean, best, soup] = deviations.map(shown);
+            });
             let blank = String::new;
-            rows.push([
-                blank(),
-                blank(),
-                imp,
-                mean,
-                best,
-                soup,
-                shown(of_difference),
-            ]);
+            rows.push([blank(), blank(), imp, mean, best, soup, blank()]);
         }
     }
     rows.into_iter()
