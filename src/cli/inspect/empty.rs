@@ -28,7 +28,7 @@ pub(super) fn is_empty(error: &anyhow::Error) -> bool {
         };
         let is_dict = matches!(
             dict,
-            Some(StateError::NoTensor { candidates }) if candidates.is_empty()
+            Some(StateError::NoTensor { candidates, .. }) if candidates.is_empty()
         );
         is_dict || matches!(cause.downcast_ref(), Some(IngredientsError::Empty { .. }))
     };
