@@ -57,9 +57,9 @@ pub const MOST_TENSORS: usize = 1 << 20;
 pub const FREE_ELEMENTS: u64 = 1 << 24;
 
 /// Elements that a longer one may have for each byte of its files. A weight of four bytes
-/// with an index of eight among 6,000 that are pruned is within it; what is written in
+/// with an index of eight among 3,000 that are pruned is within it; what is written in
 /// 100 bytes and takes seconds to walk through is not.
-pub const MOST_PER_BYTE: u64 = 512;
+pub const MOST_PER_BYTE: u64 = 256;
 
 /// What a model says about its tensors.
 #[derive(Debug, Default)]
