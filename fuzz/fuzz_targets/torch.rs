@@ -5,6 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use sms_merge::format::torch::ArchiveKind;
 use sms_merge::format::torch::Legacy;
+use sms_merge::format::torch::SparseView;
 use sms_merge::format::torch::StateDict;
 use sms_merge::format::torch::TAIL_BYTES;
 use sms_merge::format::torch::TorchError;
@@ -17,7 +18,7 @@ use sms_merge::format::torch::parse_state_dict;
 const LIMIT: u64 = 64 << 10;
 
 fuzz_target!(|bytes: &[u8]| {
-    for key in [None, Some("model"), Some("a.b")] {
+    for key in [None, Some("model"), Some("a.b"), Some(".")] {
         said(parse_state_dict(bytes, key, LIMIT).map(|state_dict| check(&state_dict)));
     }
     said(parse_legacy(bytes, None, LIMIT).map(|legacy| as_legacy(&legacy, bytes)));
@@ -31,13 +32,25 @@ fn said<T>(outcome: Result<T, TorchError>) {
 }
 
 fn check(state_dict: &StateDict) {
-    assert!(!state_dict.tensors.is_empty());
+    assert!(!state_dict.tensors.is_empty() || !state_dict.sparse.is_empty());
     let names = state_dict.tensors.iter().map(|view| &view.name);
     assert!(
         names.is_sorted_by(|a, b| a < b),
         "names are sorted and differ"
     );
-    for view in &state_dict.tensors {
+    let names = state_dict.sparse.iter().map(|view| &view.name);
+    assert!(
+        names.is_sorted_by(|a, b| a < b),
+        "names are sorted and differ"
+    );
+    for sparse in &state_dict.sparse {
+        let numel = sparse.shape.numel();
+        let count = sparse.values.shape.numel();
+        assert!(numel <= 1 << 24 || numel >> 14 <= count);
+        assert_eq!(sparse.values.shape.rank(), 1);
+    }
+    let parts = state_dict.sparse.iter().flat_map(SparseView::parts);
+    for view in state_dict.tensors.iter().chain(parts) {
         let width = view.dtype.bits() / 8;
         let storage = &state_dict.storages[view.storage];
         let stored = storage

@@ -145,6 +145,9 @@ fn push_sparse(
     place: impl Fn(View) -> StoredTensor,
     tensors: &mut Vec<StoredTensor>,
 ) {
+    if sparse.is_empty() {
+        return;
+    }
     let mut names: BTreeSet<String> = tensors.iter().map(|tensor| tensor.name.clone()).collect();
     names.extend(sparse.iter().map(|view| view.name.clone()));
     for view in sparse {

@@ -15,6 +15,9 @@ use crate::format::torch::global::Global;
 use crate::format::torch::global::StorageType;
 use crate::tensor::Dtype;
 
+/// Most bytes of a module's or an object's name in a message.
+const MOST_SHOWN: usize = 200;
+
 /// A value. Text is borrowed from the pickle.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Value<'a> {
@@ -360,9 +363,11 @@ impl<'a> Heap<'a> {
         let Value::Opaque(number) = value else {
             return value.kind().into();
         };
+        // A name may be as long as the pickle.
+        let shown = |name: &'a str| &name[..name.floor_char_boundary(MOST_SHOWN)];
         let opaque = self.opaque(number);
         let is_numpy = opaque.module == "numpy" || opaque.module.starts_with("numpy.");
-        match (opaque.module, opaque.name) {
+        match (shown(opaque.module), shown(opaque.name)) {
             (_, "scalar") if is_numpy => "a numpy number".into(),
             (_, "_reconstruct" | "_frombuffer") if is_numpy => "a numpy array".into(),
             ("", name) => name.to_owned().into(),

@@ -8,6 +8,7 @@ mod view;
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::format::torch::Names;
 use crate::format::torch::StateError;
 use crate::format::torch::TorchError;
 use crate::format::torch::heap::Heap;
@@ -18,6 +19,7 @@ use crate::format::torch::machine::unpickle;
 use crate::format::torch::state::choose::choose;
 use crate::format::torch::state::join::join;
 use crate::format::torch::state::search::left_out;
+use crate::format::torch::state::search::named_parts;
 use crate::format::torch::state::view::sparse_view;
 use crate::format::torch::state::view::view;
 use crate::tensor::Dtype;
@@ -182,6 +184,13 @@ pub(super) fn state_dict(pickle: &Pickle<'_>, key: Option<&str>) -> Result<State
         true => join(heap, chosen.dict)?,
         false => direct(heap, chosen.dict)?,
     };
+    if found.tensors.is_empty() {
+        return Err(StateError::NoTensor {
+            candidates: Names::default(),
+            can_join: false,
+            parts: named_parts(heap, &found.others),
+        });
+    }
     refuse_unread(heap, &found.tensors)?;
     let mut parts = left_out(heap, &found.others, chosen.all)?;
     parts.extend(attributes(heap, &found.tensors));

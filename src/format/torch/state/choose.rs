@@ -205,11 +205,14 @@ fn no_tensor(heap: &Heap<'_>, (all, dict): (u32, u32), way: &Way<'_>) -> StateEr
 
 /// Keys that lead to a dict of tensors.
 fn candidates<'a>(heap: &Heap<'a>, dict: u32) -> Vec<&'a str> {
-    // One dict may stand under many keys, and is looked into once. Trees are looked for in
-    // the first few alone, since several may share what is in them.
-    const MOST_TREES: usize = 32;
+    // One dict may stand under many keys, and is looked into once. What lies deeper is
+    // looked for in the first few alone, since several may share it.
+    const MOST_DEEP: usize = 32;
     let mut seen = BTreeSet::new();
-    let mut trees = 0;
+    let holds_tensor = |dict| {
+        let mut values = heap.dict(dict).iter();
+        values.any(|&(_, value)| is_tensor(heap, value))
+    };
     let found = heap.dict(dict).iter().filter_map(|&(name, value)| {
         let (Value::Text(name), Value::Dict(inner)) = (name, value) else {
             return None;
@@ -217,11 +220,11 @@ fn candidates<'a>(heap: &Heap<'a>, dict: u32) -> Vec<&'a str> {
         if !seen.insert(inner) {
             return None;
         }
-        let inner = unwrap(heap, inner, &mut Way::default()).ok()?;
-        let mut values = heap.dict(inner).iter();
-        let holds_tensor = values.any(|&(_, value)| is_tensor(heap, value));
-        trees += usize::from(!holds_tensor);
-        let is_found = holds_tensor || (trees <= MOST_TREES && is_tree(heap, inner));
+        let is_deep = || {
+            let inner = unwrap(heap, inner, &mut Way::default());
+            inner.is_ok_and(|inner| holds_tensor(inner) || is_tree(heap, inner))
+        };
+        let is_found = holds_tensor(inner) || (seen.len() <= MOST_DEEP && is_deep());
         is_found.then_some(name)
     });
     found.collect()

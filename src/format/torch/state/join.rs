@@ -14,6 +14,9 @@ use crate::format::torch::state::search::left_out;
 
 /// Most dicts within each other.
 const DEEPEST: usize = 8;
+/// Longest name that a layer may have: texts may be as long as the pickle, and one of
+/// them be the name of many things.
+const LONGEST_LAYER: usize = 256;
 /// Memory that a joined name takes beside its letters.
 const NAME_BYTES: u64 = 64;
 
@@ -28,7 +31,7 @@ const WHOLE: [&str; 14] = [
 /// names in them have no dots, and theirs are none of a whole network.
 pub(super) fn is_tree(heap: &Heap<'_>, dict: u32) -> bool {
     let is_layer = |key: Value<'_>| match key {
-        Value::Text(name) => {
+        Value::Text(name) if name.len() <= LONGEST_LAYER => {
             let name = name.to_lowercase();
             let mut words = name.split(|character: char| !character.is_alphanumeric());
             name.contains('.') || !words.any(|word| WHOLE.contains(&word))
@@ -53,8 +56,12 @@ fn is_branch(heap: &Heap<'_>, dict: u32, seen: &mut BTreeSet<u32>, depth: usize)
         && depth < DEEPEST
         && !entries.is_empty()
         && entries.iter().all(|&(key, value)| {
-            let is_plain =
-                matches!(key, Value::Text(name) if !name.is_empty() && !name.contains('.'));
+            let is_plain = match key {
+                Value::Text(name) => {
+                    (1..=LONGEST_LAYER).contains(&name.len()) && !name.contains('.')
+                }
+                _ => false,
+            };
             is_plain
                 && match value {
                     Value::Dict(inner) => is_branch(heap, inner, seen, depth + 1),

@@ -91,6 +91,9 @@ pub(super) fn left_out(
     Ok(named_parts(heap, others))
 }
 
+/// Parts of which is said what they are by name.
+const MOST_KINDS: usize = 64;
+
 /// Names and kinds of parts. Of several under one name the last one counts, as in a dict.
 pub(super) fn named_parts(heap: &Heap<'_>, others: &[Named<'_>]) -> Vec<LeftOut> {
     let mut parts: Vec<LeftOut> = Vec::new();
@@ -98,7 +101,11 @@ pub(super) fn named_parts(heap: &Heap<'_>, others: &[Named<'_>]) -> Vec<LeftOut>
     // copied once: other texts are no longer in sum than the pickle.
     let mut known: BTreeMap<(usize, usize), usize> = BTreeMap::new();
     for (name, value) in others {
-        let kind = heap.kind(*value);
+        // The names of objects take memory, and few are shown.
+        let kind = match parts.len() < MOST_KINDS {
+            true => heap.kind(*value),
+            false => value.kind().into(),
+        };
         match known.entry((name.as_ptr().addr(), name.len())) {
             Entry::Occupied(part) => parts[*part.get()].kind = kind,
             Entry::Vacant(part) => {
