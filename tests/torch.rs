@@ -2,10 +2,8 @@
 //!
 //! `fixtures/torch/make.py` made them; `X.st` holds what is expected of `X.pt`.
 
-#[expect(
-    unreachable_pub,
-    reason = "shared with tests that are built of several files"
-)]
+#![expect(unreachable_pub, reason = "modules of a test have no other users")]
+
 mod python;
 
 use std::fs;
