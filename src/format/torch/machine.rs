@@ -414,6 +414,39 @@ mod tests {
     }
 
     #[test]
+    fn instructions_of_the_oldest_protocols() {
+        let check = |body: &[u8], expected: &str| {
+            assert_eq!(root(body).unwrap(), expected);
+            let bytes = [body, b"."].concat();
+            let bare = unpickle(&bytes, LIMIT).unwrap();
+            assert_eq!(format!("{:?}", bare.root), expected);
+        };
+        check(b"I7\n", "Int(7)");
+        check(b"I-7\n", "Int(-7)");
+        check(b"I01\n", "Bool(true)");
+        check(b"L12L\n", "Int(12)");
+        check(
+            &[b"L", b"9".repeat(5000).as_slice(), b"L\n"].concat(),
+            "Float",
+        );
+        check(b"F1.5\n", "Float");
+        check(b"S'ab'\n", "Text(\"ab\")");
+        check(b"S'a\\n'\n", "Bytes");
+        check(b"S\n", "Text(\"\")");
+        check(b"Vab\n", "Text(\"ab\")");
+        check(b"(I1\nI2\nl", "List(0)");
+        check(b"(I1\nI2\nd", "Dict(0)");
+        check(b"I1\np3\n0g3\n", "Int(1)");
+        check(b"I1\n(NN1", "Int(1)");
+        check(b"I1\n(0", "Int(1)");
+        check(b"I1\n2", "Int(1)");
+        check(b"Pkey\n", "Opaque(0)");
+        check(b"(ios\nsystem\n", "Opaque(1)");
+        assert!(matches!(root(b"gx\n"), Err(PickleError::Nothing { .. })));
+        assert!(matches!(root(b"(I1\nd"), Err(PickleError::Nothing { .. })));
+    }
+
+    #[test]
     fn containers_may_hold_themselves() {
         let bytes = pickle(b"]q\x00h\x00a");
         let found = unpickle(&bytes, LIMIT).unwrap();

@@ -128,7 +128,7 @@ pub enum StateError {
     },
     /// A part of the dict holds tensors of its own.
     #[error(
-        "`{}` is {} that holds tensors, and stands among tensors; {}",
+        "`{}` is {} that holds tensors, expected a tensor; {}",
         Printable(name),
         Printable(found),
         if *can_join {

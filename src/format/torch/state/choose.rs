@@ -7,7 +7,6 @@ use crate::format::torch::Names;
 use crate::format::torch::StateError;
 use crate::format::torch::heap::Heap;
 use crate::format::torch::heap::Value;
-use crate::format::torch::heap::What;
 use crate::format::torch::machine::Pickle;
 use crate::format::torch::state::is_tensor;
 use crate::format::torch::state::join::can_join;
@@ -186,10 +185,20 @@ fn look_up<'k, 'a: 'k>(
 fn no_tensor(heap: &Heap<'_>, (all, dict): (u32, u32), way: &Way<'_>) -> StateError {
     let candidates = candidates(heap, dict);
     if candidates.is_empty()
-        && let Some((key, found)) = model_in(heap, dict)
+        && let Some((key, value)) = hidden_in(heap, dict)
     {
-        let key = Some(way.key(key));
-        return StateError::Object { key, found };
+        let (name, found) = (way.key(key), heap.kind(value).into_owned());
+        return match value {
+            Value::Opaque(_) => StateError::Object {
+                key: Some(name),
+                found,
+            },
+            _ => StateError::Nested {
+                name,
+                found,
+                can_join: can_join(heap, all),
+            },
+        };
     }
     let entries = heap.dict(dict).iter();
     let parts = entries.filter_map(|&(key, value)| match key {
@@ -230,14 +239,14 @@ fn candidates<'a>(heap: &Heap<'a>, dict: u32) -> Vec<&'a str> {
     found.collect()
 }
 
-/// The first object in a dict that holds tensors, and its key: a whole model.
-fn model_in<'a>(heap: &Heap<'a>, dict: u32) -> Option<(&'a str, String)> {
+/// The first value in a dict that holds tensors otherwise than by name, such as a whole
+/// model, and its key.
+fn hidden_in<'a>(heap: &Heap<'a>, dict: u32) -> Option<(&'a str, Value<'a>)> {
     let mut search = Search::new(heap);
     heap.dict(dict).iter().find_map(|&(key, value)| {
-        let (Value::Text(key), Value::Opaque(number)) = (key, value) else {
+        let Value::Text(key) = key else {
             return None;
         };
-        let is_model = heap.opaque(number).what == What::Object && search.finds_tensor(value);
-        is_model.then(|| (key, heap.kind(value).into_owned()))
+        search.finds_tensor(value).then_some((key, value))
     })
 }
