@@ -172,7 +172,8 @@ fn after_engine(error: &EngineError) -> Option<String> {
     };
     // The engine lays images out in tiles of 32.
     let tiles = (*samples as u64).div_ceil(32).max(1);
-    let left = available.checked_sub(need.weights)?;
+    // Half of what is left, because more is taken besides.
+    let left = available.checked_sub(need.weights)? / 2;
     let fitting = 32 * (left / (need.buffers / tiles).max(1));
     (fitting >= 32 && need.buffers > 0).then(|| {
         format!(
