@@ -213,6 +213,11 @@ fn tables_fit_80_columns_and_lose_nothing() {
         0,
     );
     check(&["model", "resnet20"], 0);
+    let (sent, _) = on_terminal(sms_merge(directory, &["model", "--list"]), Shown::Output);
+    assert!(
+        lines(&sent).iter().all(|line| line.chars().count() <= 80),
+        "{sent}"
+    );
     check(&["model", "vgg16-bn", "-v"], 0);
     let (sent, status) = on_terminal(sms_merge(directory, &["check", FIRST, ODD]), Shown::Output);
     assert_eq!(status, 4);
@@ -247,6 +252,14 @@ fn tables_of_the_trainer_fit_80_columns() {
     let name = "sms-run/named/seed-0/phase-1/ingredient-1.safetensors";
     let other = "sms-run/named/seed-1/phase-2/imp-m-times-prune.safetensors";
     check_fits(directory, &["eval", name], Shown::Output, 0);
+    let (sent, _) = on_terminal(sms_merge(directory, &["inspect", name]), Shown::Output);
+    let seen = lines(&sent).into_iter();
+    let metadata: Vec<&str> = seen.filter(|line| line.starts_with("metadata ")).collect();
+    assert_eq!(metadata.len(), 3, "{sent}");
+    assert!(
+        metadata.iter().all(|line| line.chars().count() <= 80),
+        "{sent}"
+    );
     check_fits(
         directory,
         &["eval", name, other, name, "--ood"],

@@ -44,6 +44,7 @@ use crate::cli::masks::MaskObject;
 use crate::cli::masks::TotalObject;
 use crate::cli::progress::Progress;
 use crate::cli::size::human_bytes;
+use crate::cli::terminal;
 use crate::cli::text;
 use crate::cli::text::Clean;
 use crate::cli::text::Column;
@@ -55,8 +56,10 @@ use crate::cli::text::table;
 
 /// Tensors of a table; a checkpoint with more has several tables.
 const MOST_ROWS: usize = 10_000;
-/// Characters of a value of metadata that are shown; JSON has all.
-const MOST_CHARACTERS: usize = 60;
+/// Characters of a line of metadata that are shown in a file or a pipe; JSON has all.
+const MOST_CHARACTERS: usize = 100;
+/// Ends a line of metadata that is cut off.
+const MORE: &str = "... (-v shows all)";
 /// Generations of soups of soups that are shown.
 const MOST_GENERATIONS: usize = 16;
 
@@ -287,9 +290,8 @@ impl Inspection<'_> {
             |key: &str| key == CERTIFICATE_KEY || (key == PRUNING_KEY && pruning.is_some());
         for (key, value) in checkpoint.metadata() {
             if !is_told(key) {
-                let (key, value) = (Printable(key), Printable(value));
-                let value = cut(&value.to_string(), is_verbose);
-                lines.push_str(&format!("metadata {key} = {value}\n"));
+                let line = format!("metadata {} = {}", Printable(key), Printable(value));
+                lines.push_str(&format!("{}\n", cut(&line, is_verbose)));
             }
         }
         if let Some(pruning) = &pruning {
@@ -302,12 +304,13 @@ impl Inspection<'_> {
     }
 }
 
-fn cut(value: &str, is_verbose: bool) -> String {
-    if is_verbose || value.chars().count() <= MOST_CHARACTERS {
-        return value.to_owned();
+fn cut(line: &str, is_verbose: bool) -> String {
+    let most = terminal::columns(terminal::Stream::Out).unwrap_or(MOST_CHARACTERS);
+    if is_verbose || line.chars().count() <= most {
+        return line.to_owned();
     }
-    let start: String = value.chars().take(MOST_CHARACTERS).collect();
-    format!("{start}... (-v shows all)")
+    let start: String = line.chars().take(most - MORE.len()).collect();
+    start + MORE
 }
 
 /// How a mask came about.

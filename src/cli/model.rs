@@ -33,6 +33,8 @@ use crate::cli::inputs::join;
 use crate::cli::inputs::rules;
 use crate::cli::inputs::threads;
 use crate::cli::progress::Progress;
+use crate::cli::table::prose;
+use crate::cli::terminal::Stream;
 use crate::cli::text;
 use crate::cli::text::Column;
 use crate::cli::text::count;
@@ -355,21 +357,23 @@ fn list(is_json: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     let mut lines = String::new();
+    let mut say = |line: String| lines.push_str(&prose(Stream::Out, &line));
     for model in MODELS {
-        lines.push_str(&format!(
-            "{} (made for images of {})\n  {}\n",
-            model.name, model.input, model.about
+        say(format!(
+            "{} (made for images of {})",
+            model.name, model.input
         ));
+        say(format!("  {}", model.about));
         for option in model.options {
-            lines.push_str(&format!(
-                "  --option {}={}: {}\n",
-                option.name, option.default, option.about
-            ));
+            let (name, default) = (option.name, option.default);
+            say(format!("  --option {name}={default}: {}", option.about));
         }
     }
-    lines.push_str(
-        "\nOptions are shown with their defaults. A model can also be a file:\n\
-         `sms-merge model --help` says how.\n",
+    say(String::new());
+    say(
+        "Options are shown with their defaults. A model can also be a file: `sms-merge model \
+         --help` says how."
+            .to_owned(),
     );
     text::print(&lines)?;
     Ok(())

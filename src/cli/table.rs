@@ -47,24 +47,30 @@ pub(crate) fn table_for(
     lay_out(columns, rows, terminal::columns(stream))
 }
 
-/// Sentences as lines that end between words, for the terminal behind `stream`.
-#[cfg(feature = "train")]
+/// A sentence as lines that end between words, for the terminal behind `stream`. Of one that
+/// is indented, further lines are indented more.
 pub(crate) fn prose(stream: Stream, text: &str) -> String {
-    let limit = terminal::columns(stream).unwrap_or(usize::MAX);
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
-        if let Some(line) = lines.last_mut() {
-            if line.is_empty() {
-                line.push_str(word);
-                continue;
-            }
-            if line.width() + 1 + word.width() <= limit {
-                line.push(' ');
-                line.push_str(word);
-                continue;
-            }
+    folded(text, terminal::columns(stream).unwrap_or(usize::MAX))
+}
+
+fn folded(text: &str, limit: usize) -> String {
+    let words = text.trim_start();
+    let indent = text.len() - words.len();
+    let more = " ".repeat(if indent == 0 { 0 } else { indent + GAP });
+    let mut lines = vec![" ".repeat(indent)];
+    let mut is_empty = true;
+    for word in words.split(' ') {
+        let last = lines.last().map_or(0, |line| line.width());
+        let needed = last + usize::from(!is_empty) + word.width();
+        if needed > limit && !is_empty {
+            lines.push(more.clone());
+            is_empty = true;
         }
-        lines.push(word.to_owned());
+        if let Some(line) = lines.last_mut() {
+            line.push_str(if is_empty { "" } else { " " });
+            line.push_str(word);
+        }
+        is_empty = false;
     }
     lines.join("\n") + "\n"
 }
@@ -356,6 +362,18 @@ mod tests {
         for name in ["(4096,", "1,677,722"] {
             assert!(found.contains(name), "{found}");
         }
+    }
+
+    #[test]
+    fn sentences_are_folded_between_words() {
+        let check = |text: &str, limit: usize, expected: &str| {
+            assert_eq!(folded(text, limit), expected);
+        };
+        check("one two three", usize::MAX, "one two three\n");
+        check("one two three", 7, "one two\nthree\n");
+        check("  one two three", 9, "  one two\n    three\n");
+        check("extraordinary one", 5, "extraordinary\none\n");
+        check("", 5, "\n");
     }
 
     #[test]
