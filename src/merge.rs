@@ -67,6 +67,7 @@ pub use adapters::PlannedModule;
 pub use adapters::Products;
 pub use adapters::Rule;
 pub use adapters::merge_adapters;
+pub use adapters::understand;
 pub use apply::APPLICATION_KEY;
 pub use apply::Applied;
 pub use apply::Changed;

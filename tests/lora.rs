@@ -949,18 +949,11 @@ fn what_does_not_fit_a_network_is_named() {
     let mut network = read(&fixture("net.st"));
     let lost = network.remove("conv.weight").unwrap();
     write(&bench.at("less.st"), &network);
-    check(&[":a", "--to", "less.st"], 3, "`base_model.model.conv`");
-    let arguments = [
-        "apply",
-        ":a",
-        "--to",
-        "less.st",
-        "-o",
-        "rest.st",
-        "--exclude",
-        "*.conv.*",
-    ];
-    bench.expect(&arguments, 0);
+    let remedy = "`--exclude 'base_model.model.conv*'`";
+    check(&[":a", "--to", "less.st"], 3, remedy);
+    let rest = ["apply", ":a", "--to", "less.st", "-o", "rest.st"];
+    let exclude = ["--exclude", "base_model.model.conv*"];
+    bench.expect(&[&rest[..], &exclude].concat(), 0);
     let turned = Array {
         shape: vec![3, 6, 3, 3],
         ..lost.clone()
@@ -974,11 +967,30 @@ fn what_does_not_fit_a_network_is_named() {
         network["block.q.weight"].clone(),
     );
     write(&bench.at("two.st"), &network);
-    check(
-        &[":kohya_a.safetensors", "--to", "two.st"],
-        3,
-        "which could be",
-    );
+    let remedy = "next: `--exclude 'lora_unet_block_q*'` leaves it out";
+    check(&[":kohya_a.safetensors", "--to", "two.st"], 3, remedy);
+    let rest = ["apply", ":kohya_a.safetensors", "--to", "two.st"];
+    let exclude = ["-o", "two-out.st", "--exclude", "lora_unet_block_q*"];
+    bench.expect(&[&rest[..], &exclude].concat(), 0);
+
+    // Several are one by the remedy.
+    let sum = [":a", ":b", "-w", "1,1", "--no-normalize", "-o", "sum/"];
+    bench.expect(&sum, 0);
+    bench.expect(&["apply", "sum/", "--to", ":net.st", "-o", "sum.st"], 0);
+}
+
+#[test]
+fn masks_of_what_is_no_factor_are_checked() {
+    let bench = Bench::new();
+    let report = bench.json(&["check", ":a", ":b"], 0);
+    let names: Vec<&str> = report["tensors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|tensor| tensor["name"].as_str().unwrap())
+        .collect();
+    assert!(names.iter().all(|name| name.contains(".head.")), "{names:?}");
+    assert!(report["warnings"][0].as_str().unwrap().contains("adapters"));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod summary;
 
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -12,6 +13,7 @@ use sms_merge::adapter::Scaling;
 use sms_merge::adapter::is_adapter;
 use sms_merge::adapter::is_of_no_factor;
 use sms_merge::checkpoint::Checkpoint;
+use sms_merge::checkpoint::DtypeRule;
 use sms_merge::checkpoint::Ingredients;
 use sms_merge::merge::AdapterPlan;
 use sms_merge::merge::AdapterSoup;
@@ -21,11 +23,13 @@ use sms_merge::merge::Observer;
 use sms_merge::merge::PlannedModule;
 use sms_merge::merge::Products;
 use sms_merge::merge::merge_adapters;
+use sms_merge::merge::understand;
 use sms_merge::tensor::Printable;
 
 use crate::cli::adapters::summary::Merged;
 use crate::cli::adapters::summary::Outcome;
 use crate::cli::args::MergeArguments;
+use crate::cli::args::ReadingArguments;
 use crate::cli::args::adapter::LoraChoice;
 use crate::cli::exit::Exit;
 use crate::cli::exit::UsageError;
@@ -106,6 +110,20 @@ fn refuse_other_scales(checkpoints: &[Checkpoint]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Joins the tensors of adapters that belong to no factor, of which there may be none.
+pub(crate) fn join_others(
+    checkpoints: Vec<Checkpoint>,
+    mask: Option<&Path>,
+    reading: &ReadingArguments,
+    dtypes: DtypeRule,
+    options: &MergeOptions,
+) -> anyhow::Result<Ingredients> {
+    let mask = mask.map(|path| Checkpoint::open(path, &open_options(reading)));
+    let is_joined = |name: &str| options.selects(name) && is_of_no_factor(name);
+    let mask = mask.transpose()?;
+    Ok(Ingredients::join_part(checkpoints, mask, dtypes, is_joined)?)
+}
+
 /// Merges adapters, or says what that would do.
 pub(crate) fn run(
     arguments: &MergeArguments,
@@ -122,11 +140,11 @@ pub(crate) fn run(
         None => Products::Exact,
     });
     options.workers = crate::cli::inputs::threads(&arguments.reading).into();
-    let mask = arguments.mask.mask.as_ref();
-    let mask = mask.map(|path| Checkpoint::open(path, &open_options(&arguments.reading)));
-    let is_joined = |name: &str| options.selects(name) && is_of_no_factor(name);
+    let mask = arguments.mask.mask.as_deref();
+    // Of what kind they are is told before how their tensors differ.
+    understand(&checkpoints, &options)?;
     let dtypes = options.dtype_rule();
-    let ingredients = Ingredients::join_part(checkpoints, mask.transpose()?, dtypes, is_joined)?;
+    let ingredients = join_others(checkpoints, mask, &arguments.reading, dtypes, &options)?;
     let destination = arguments
         .output
         .as_ref()

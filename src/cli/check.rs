@@ -4,6 +4,7 @@
 use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
+use sms_merge::adapter::is_adapter;
 use sms_merge::checkpoint::DtypeRule;
 use sms_merge::kernel::Weights;
 use sms_merge::merge::MergeError;
@@ -14,6 +15,7 @@ use sms_merge::merge::Observer;
 use sms_merge::merge::scan;
 
 use crate::cli::SCHEMA;
+use crate::cli::adapters::join_others;
 use crate::cli::args::CheckArguments;
 use crate::cli::args::OnMaskMismatch;
 use crate::cli::device::workers;
@@ -22,10 +24,13 @@ use crate::cli::ingredients::choose;
 use crate::cli::ingredients::expand;
 use crate::cli::ingredients::refuse_idle_metric;
 use crate::cli::ingredients::repeated;
-use crate::cli::inputs::join;
+use crate::cli::inputs::join_opened;
 use crate::cli::inputs::notes;
+use crate::cli::inputs::open_all;
+use crate::cli::inputs::open_options;
 use crate::cli::inputs::rules;
 use crate::cli::inputs::select;
+use crate::cli::inputs::threads;
 use crate::cli::masks;
 use crate::cli::masks::MaskObject;
 use crate::cli::masks::MismatchObject;
@@ -64,13 +69,17 @@ pub(crate) fn run(arguments: &CheckArguments, interrupted: &AtomicBool) -> anyho
     options.rules = rules(&arguments.mask, OnMaskMismatch::Error)?;
     options.distances = false;
     select(&arguments.selection, &mut options)?;
-    let ingredients = join(
-        &paths,
-        mask,
-        &arguments.reading,
-        DtypeRule::AnyFloat,
-        &options,
-    )?;
+    let (reading, dtypes) = (&arguments.reading, DtypeRule::AnyFloat);
+    let checkpoints = open_all(&paths, &open_options(reading), threads(reading))?;
+    let ingredients = if checkpoints.iter().any(is_adapter) {
+        warnings.push(
+            "these are adapters, whose factors have no mask: only their other tensors were compared"
+                .to_owned(),
+        );
+        join_others(checkpoints, mask, reading, dtypes, &options)?
+    } else {
+        join_opened(checkpoints, mask, reading, dtypes, &options)?
+    };
     warnings.extend(notes(&ingredients));
     options.workers = workers(
         &arguments.device,

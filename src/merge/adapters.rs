@@ -22,6 +22,7 @@ pub use plan::AdapterPlan;
 pub use plan::Member;
 pub use plan::PlannedModule;
 pub use plan::Rule;
+pub use plan::understand;
 pub use write::AdapterSoup;
 pub use write::MergedModule;
 pub use write::merge_adapters;

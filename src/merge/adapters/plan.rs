@@ -113,7 +113,7 @@ impl AdapterPlan {
     ) -> Result<Self, MergeError> {
         refuse_options(options)?;
         let checkpoints = ingredients.checkpoints();
-        let adapters = open(checkpoints, options)?;
+        let adapters = understand(checkpoints, options)?;
         let mut names: BTreeSet<&String> = BTreeSet::new();
         names.extend(adapters.iter().flat_map(|adapter| adapter.modules.keys()));
         let mut modules = Vec::with_capacity(names.len());
@@ -224,7 +224,13 @@ fn refuse_options(options: &MergeOptions) -> Result<(), AdapterError> {
 }
 
 /// The adapters, which must say their scales in one way.
-fn open(checkpoints: &[Checkpoint], options: &MergeOptions) -> Result<Vec<Adapter>, AdapterError> {
+///
+/// # Errors
+/// [`AdapterError`] if one is none, or of another kind than the first.
+pub fn understand(
+    checkpoints: &[Checkpoint],
+    options: &MergeOptions,
+) -> Result<Vec<Adapter>, AdapterError> {
     let mut adapters: Vec<Adapter> = Vec::with_capacity(checkpoints.len());
     for checkpoint in checkpoints {
         let mixed = |reason: &str| AdapterError::Mixed {
