@@ -1,6 +1,7 @@
 //! From paths to checkpoints: files are opened, headers are checked, and no tensor
 //! byte is read.
 
+mod beside;
 mod content;
 mod convention;
 mod derived;
@@ -56,12 +57,20 @@ pub use ingredients::Parameter;
 pub use names::About;
 pub use names::Note;
 pub use observer::Observer;
+pub use output::ConfigChanges;
+pub(crate) use output::Contents;
+pub use output::DataTarget;
 pub use output::Destination;
+pub use output::LeftReason;
 pub use output::OutputError;
 pub use output::Sidecars;
+pub use output::SparseFormat;
 pub(crate) use output::StagedOutput;
+pub use output::Written;
+pub(crate) use output::publish_model;
 pub use output::refuse_named_input;
 pub use output::refuse_other_name;
+pub(crate) use output::write_pair;
 pub(crate) use output::write_replaced;
 pub use rewrite::RewriteError;
 pub use rewrite::rewrite;

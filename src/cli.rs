@@ -6,6 +6,7 @@ mod apply;
 mod architecture;
 mod args;
 mod argv;
+mod beside;
 mod check;
 mod command;
 mod completions;

@@ -4,6 +4,7 @@
 //! walk in and bytes walk out. Maps no file and computes with no value.
 
 pub mod compact;
+pub mod json_text;
 pub mod onnx;
 #[cfg(feature = "train")]
 pub mod png;

@@ -34,6 +34,7 @@ mod storage;
 mod tile;
 mod verify;
 mod worker;
+mod written;
 
 use std::path::PathBuf;
 
@@ -81,7 +82,6 @@ pub use certificate::SoupRecord;
 pub use certificate::TensorRecord;
 pub use copy::Copied;
 pub use copy::copy;
-pub use copy::sparsity_config;
 pub use difference::Difference;
 pub use distance::DistanceTally;
 pub use distance::Distances;

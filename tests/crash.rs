@@ -16,6 +16,7 @@ use std::process::ExitStatus;
 use std::process::Output;
 use std::process::Stdio;
 
+use safetensors::tensor::TensorView;
 use tempfile::TempDir;
 
 /// Set where a missing `strace` is a failure rather than a skip.
@@ -138,6 +139,8 @@ enum Fault {
 enum State {
     Old,
     New,
+    /// One of the whole states in between that this case allows.
+    Between,
     /// The old one under a temporary name, where directories cannot be exchanged.
     Aside,
 }
@@ -157,6 +160,8 @@ enum Missing {
 struct Expected {
     old: Tree,
     new: Tree,
+    /// Other states in which no two files of an output belong to different ones.
+    between: Vec<Tree>,
     most_leftovers: usize,
 }
 
@@ -218,6 +223,8 @@ fn judge(
         State::New
     } else if outputs == expected.old {
         State::Old
+    } else if expected.between.contains(&outputs) {
+        State::Between
     } else if fault == Fault::Kill && !expected.old.is_empty() && aside(&outputs) == expected.old {
         State::Aside
     } else {
@@ -244,7 +251,7 @@ fn judge(
         return Err(format!("left `{name}` without saying so"));
     }
     match status.code() {
-        Some(0) if state == State::Old => Err("ended with 0 without an output".to_owned()),
+        Some(0) if state != State::New => Err("ended with 0 without an output".to_owned()),
         Some(0) if !leftovers.is_empty() => Err("ended with 0 and a leftover".to_owned()),
         Some(0) => Ok(state),
         Some(_) if stderr.is_empty() => Err("failed without a word".to_owned()),
@@ -255,6 +262,20 @@ fn judge(
     }
 }
 
+/// A checkpoint of a model that this program knows: one linear layer.
+fn linear() -> Vec<u8> {
+    let (weights, bias) = ([1; 48], [0; 12]);
+    let tensors = [
+        ("fc1.weight", vec![3, 4], &weights[..]),
+        ("fc1.bias", vec![3], &bias[..]),
+    ];
+    let tensors = tensors.map(|(name, shape, bytes)| {
+        let view = TensorView::new(safetensors::Dtype::F32, shape, bytes);
+        (name, view.unwrap())
+    });
+    safetensors::serialize(tensors, None).unwrap()
+}
+
 /// A merge to disturb: the directory it runs in, what is there before, and its words.
 struct Subject {
     root: TempDir,
@@ -262,6 +283,8 @@ struct Subject {
     words: Vec<&'static str>,
     missing: Missing,
     most_leftovers: usize,
+    /// Files of an old and of a whole new output that may stand alone in between.
+    between: &'static [Between],
 }
 
 impl Subject {
@@ -272,6 +295,7 @@ impl Subject {
             words,
             missing,
             most_leftovers,
+            between,
         } = *case;
         let root = tempfile::tempdir().unwrap();
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
@@ -281,8 +305,23 @@ impl Subject {
             let file = fixtures.join(format!("{name}.st"));
             fs::copy(&file, directory.join("model.safetensors")).unwrap();
             fs::write(directory.join("config.json"), "{}").unwrap();
+            fs::create_dir(directory.join("1_Pooling")).unwrap();
+            fs::write(directory.join("1_Pooling/config.json"), "[]").unwrap();
+            // The model says what the file beside it is called.
+            let data = format!("external_{name}.data");
+            for (from, to) in [
+                (format!("external_{name}.onnx"), format!("{name}.onnx")),
+                (data.clone(), data),
+            ] {
+                fs::copy(
+                    fixtures.join("onnx").join(from),
+                    root.path().join("in").join(to),
+                )
+                .unwrap();
+            }
             fs::copy(&file, root.path().join(format!("in/{name}.st"))).unwrap();
         }
+        fs::write(root.path().join("in/a_linear.st"), linear()).unwrap();
         let old = old
             .iter()
             .map(|(path, bytes)| (PathBuf::from(path), bytes.map(<[u8]>::to_vec)))
@@ -293,6 +332,7 @@ impl Subject {
             words: words.to_vec(),
             missing,
             most_leftovers,
+            between,
         }
     }
 
@@ -343,6 +383,24 @@ impl Subject {
         (remains, log)
     }
 
+    /// The states that this case allows between the old output and a whole new one.
+    fn between(&self, new: &Tree) -> Vec<Tree> {
+        let of = |(old, whole): &Between| {
+            let pick = |tree: &Tree, names: &[&str]| {
+                let files = tree.iter();
+                let picked =
+                    files.filter(|(path, _)| names.iter().any(|name| *path == Path::new(name)));
+                picked
+                    .map(|(path, bytes)| (path.clone(), bytes.clone()))
+                    .collect::<Tree>()
+            };
+            let mut tree = pick(&self.old, old);
+            tree.extend(pick(new, whole));
+            tree
+        };
+        self.between.iter().map(of).collect()
+    }
+
     /// Disturbs every call of the merge, and counts how the runs ended.
     fn disturb(&self) {
         let inputs = tree(&self.root.path().join("in"));
@@ -354,6 +412,7 @@ impl Subject {
         assert_eq!(log.contains("(INJECTED)"), !always.is_empty());
         let expected = Expected {
             old: self.old.clone(),
+            between: self.between(&whole.tree),
             new: whole.tree,
             most_leftovers: self.most_leftovers,
         };
@@ -461,11 +520,26 @@ impl Subject {
             let stderr = String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success(), "{stderr}");
         }
-        assert!(
-            tree(&self.place()) == expected.new,
-            "{:?}",
-            tree(&self.place()).keys()
-        );
+        let found = tree(&self.place());
+        if found == expected.new {
+            return;
+        }
+        // Beside what two killed runs left, the data gets a third name, and nothing else is
+        // there.
+        let data = |tree: &Tree| {
+            let is_data = |(path, _): &(&PathBuf, &Option<Vec<u8>>)| {
+                path.extension().is_some_and(|end| end == "data")
+            };
+            tree.iter().find(is_data).map(|(_, bytes)| bytes.clone())
+        };
+        let is_same = data(&found).is_some() && data(&found) == data(&expected.new);
+        assert!(is_same, "{:?}", found.keys());
+        assert_eq!(found.len(), expected.new.len(), "{:?}", found.keys());
+        let inspected = Command::new(program)
+            .args(["inspect", "out/soup.onnx"])
+            .current_dir(self.root.path())
+            .output();
+        assert!(inspected.unwrap().status.success());
     }
 }
 
@@ -544,12 +618,16 @@ fn can_trace() -> bool {
     false
 }
 
+/// Names of files of the old output and of the new one.
+type Between = (&'static [&'static str], &'static [&'static str]);
+
 /// A merge and what it may leave when it is killed.
 struct Case<'a> {
     old: &'a [(&'a str, Option<&'a [u8]>)],
     words: &'a [&'static str],
     missing: Missing,
     most_leftovers: usize,
+    between: &'static [Between],
 }
 
 fn check(case: &Case) {
@@ -579,9 +657,49 @@ const DIRECTORY_AGAIN: &[&str] = &[
     "--force",
 ];
 
+const MODEL_AGAIN: &[&str] = &["in/a.onnx", "in/b.onnx", "-o", "out/soup.onnx", "--force"];
+const EXPORT_AGAIN: &[&str] = &[
+    "export",
+    "in/a_linear.st",
+    "--model=mlp",
+    "--option=hidden=none",
+    "--input=1x2x2",
+    "--classes=3",
+    "--external-data=file",
+    "-o",
+    "out/soup.onnx",
+    "--force",
+];
+const PRUNE_AGAIN: &[&str] = &[
+    "prune",
+    "in/a.st",
+    "--sparsity",
+    "0.95",
+    "-o",
+    "out/soup",
+    "--mask-out",
+    "out/mask.st",
+    "--force",
+];
+const OLD_MODEL: &[(&str, Option<&[u8]>)] = &[
+    ("soup.onnx", Some(b"an older model")),
+    ("soup.onnx.data", Some(b"its weights")),
+];
+/// The new weights are there before the new model, and the old ones go after it.
+const MODEL_BETWEEN: &[Between] = &[
+    (&["soup.onnx", "soup.onnx.data"], &["soup.onnx.2.data"]),
+    (&["soup.onnx.data"], &["soup.onnx", "soup.onnx.2.data"]),
+];
+const OLD_PRUNED: &[(&str, Option<&[u8]>)] = &[
+    ("soup", Some(b"an older checkpoint")),
+    ("mask.st", Some(b"its mask")),
+];
+
 const OLD_FILE: &[(&str, Option<&[u8]>)] = &[("soup.st", Some(b"an older soup"))];
 const OLD_DIRECTORY: &[(&str, Option<&[u8]>)] = &[
     ("soup", None),
+    ("soup/1_Pooling", None),
+    ("soup/1_Pooling/config.json", Some(b"{}")),
     ("soup/config.json", Some(b"[]")),
     ("soup/model-00001-of-00002.safetensors", Some(b"1")),
     ("soup/model-00002-of-00002.safetensors", Some(b"2")),
@@ -595,6 +713,7 @@ fn a_new_file_appears_whole_or_not_at_all() {
         words: FILE,
         missing: Missing::Nothing,
         most_leftovers: 0,
+        between: &[],
     });
 }
 
@@ -605,6 +724,7 @@ fn a_new_file_is_whole_without_unnamed_files() {
         words: FILE,
         missing: Missing::UnnamedFiles,
         most_leftovers: 1,
+        between: &[],
     });
 }
 
@@ -615,6 +735,7 @@ fn a_replaced_file_is_old_or_new() {
         words: FILE_AGAIN,
         missing: Missing::Nothing,
         most_leftovers: 1,
+        between: &[],
     });
 }
 
@@ -625,6 +746,7 @@ fn a_replaced_file_is_old_or_new_without_unnamed_files() {
         words: FILE_AGAIN,
         missing: Missing::UnnamedFiles,
         most_leftovers: 1,
+        between: &[],
     });
 }
 
@@ -635,6 +757,7 @@ fn a_new_directory_appears_whole_or_not_at_all() {
         words: DIRECTORY,
         missing: Missing::Nothing,
         most_leftovers: 1,
+        between: &[],
     });
 }
 
@@ -645,6 +768,7 @@ fn a_replaced_directory_is_old_or_new() {
         words: DIRECTORY_AGAIN,
         missing: Missing::Nothing,
         most_leftovers: 1,
+        between: &[],
     });
 }
 
@@ -655,6 +779,40 @@ fn a_replaced_directory_is_never_lost_without_exchange() {
         words: DIRECTORY_AGAIN,
         missing: Missing::RenameFlags,
         most_leftovers: 1,
+        between: &[],
+    });
+}
+
+#[test]
+fn a_model_never_reads_the_weights_of_another() {
+    check(&Case {
+        old: OLD_MODEL,
+        words: MODEL_AGAIN,
+        missing: Missing::Nothing,
+        most_leftovers: 1,
+        between: MODEL_BETWEEN,
+    });
+}
+
+#[test]
+fn an_exported_model_never_reads_the_weights_of_another() {
+    check(&Case {
+        old: OLD_MODEL,
+        words: EXPORT_AGAIN,
+        missing: Missing::Nothing,
+        most_leftovers: 1,
+        between: MODEL_BETWEEN,
+    });
+}
+
+#[test]
+fn a_mask_never_stands_beside_a_checkpoint_of_another_pruning() {
+    check(&Case {
+        old: OLD_PRUNED,
+        words: PRUNE_AGAIN,
+        missing: Missing::Nothing,
+        most_leftovers: 2,
+        between: &[(&["soup"], &[]), (&[], &["soup"])],
     });
 }
 
@@ -665,6 +823,7 @@ fn files_are_read_whole_without_mapping() {
         words: UNSYNCED,
         missing: Missing::Nothing,
         most_leftovers: 0,
+        between: &[],
     });
 }
 
@@ -679,6 +838,7 @@ fn the_judge_rejects_what_it_must() {
     let expected = Expected {
         old: of(&[("soup.st", "old")]),
         new: of(&[("soup.st", "new")]),
+        between: vec![of(&[("soup.st", "old"), ("data", "new")])],
         most_leftovers: 1,
     };
     let judged = |files: &[(&str, &str)], fault, status: i32, stderr: &str| {
@@ -696,6 +856,8 @@ fn the_judge_rejects_what_it_must() {
     assert_eq!(judged(&[old], eio, 5 << 8, "error"), Ok(State::Old));
     assert_eq!(judged(&[new], eio, 5 << 8, "error"), Ok(State::New));
     assert_eq!(judged(&[new], eio, 0, ""), Ok(State::New));
+    let between = [old, ("data", "new")];
+    assert_eq!(judged(&between, Fault::Kill, 9, ""), Ok(State::Between));
     assert_eq!(judged(&[old, one], Fault::Kill, 9, ""), Ok(State::Old));
     assert_eq!(judged(&[new, one], eio, 5 << 8, one.0), Ok(State::New));
     for (files, fault, status, stderr) in [
@@ -703,6 +865,8 @@ fn the_judge_rejects_what_it_must() {
         (&[("soup.st", "ne")], eio, 5 << 8, "error"),
         (&[old, ("other", "")], eio, 5 << 8, "error"),
         (&[old], eio, 0, ""),
+        (&between, eio, 0, ""),
+        (&[new, ("data", "new")], Fault::Kill, 9, ""),
         (&[old], eio, 5 << 8, ""),
         (&[old], eio, 6, "aborted"),
         (&[old], eio, 101 << 8, "error"),

@@ -308,7 +308,11 @@ fn the_output_says_which_format_and_which_options_fit() {
     succeed(&merge("external", "x.onnx", &[]));
     assert!(at("x.onnx.data").exists());
     refuse(&merge("external", "x.onnx", &[]), 2, "exists");
+    // The new weights have a name that the old model does not know, and the old ones go.
     succeed(&merge("external", "x.onnx", &["--force"]));
+    assert!(at("x.onnx.2.data").exists() && !at("x.onnx.data").exists());
+    succeed(&merge("external", "x.onnx", &["--force"]));
+    assert!(at("x.onnx.data").exists() && !at("x.onnx.2.data").exists());
     fs::remove_file(at("x.onnx")).unwrap();
     refuse(&merge("external", "x.onnx", &[]), 2, "x.onnx.data");
 
@@ -369,21 +373,61 @@ fn files_beside_a_model_must_be_there_whole_and_regular() {
         assert!(said.contains(part), "{said}");
     }
 
-    // The cache of Hugging Face is made of links to regular files.
-    symlink(fixture("external_a.data"), &data).unwrap();
-    open(&model).unwrap();
-
-    for to in ["/dev/zero", "/"] {
-        fs::remove_file(&data).unwrap();
+    // A link leads to the file of somebody else.
+    for to in [
+        fixture("external_a.data").to_str().unwrap(),
+        "/dev/zero",
+        "/",
+    ] {
         symlink(to, &data).unwrap();
         let error = open(&model).unwrap_err();
         let is_refused = matches!(
             &error,
-            CheckpointError::Beside { source, .. }
-                if matches!(**source, SourceError::NotRegular { .. })
+            CheckpointError::BesideOutside { model: named, file } if *named == model && *file == data
         );
         assert!(is_refused, "{error}");
+        fs::remove_file(&data).unwrap();
     }
+    // What the message says helps: the file in place of the link.
+    fs::copy(fixture("external_a.data"), &data).unwrap();
+    open(&model).unwrap();
+
+    fs::remove_file(&data).unwrap();
+    fs::create_dir(&data).unwrap();
+    let error = open(&model).unwrap_err();
+    let is_refused = matches!(
+        &error,
+        CheckpointError::Beside { source, .. }
+            if matches!(**source, SourceError::NotRegular { .. })
+    );
+    assert!(is_refused, "{error}");
+}
+
+#[test]
+fn files_beside_a_model_may_be_links_within_its_folder_and_its_cache() {
+    let (directory, model) = external();
+    let at = |name: &str| directory.path().join(name);
+    let open = |path: &Path| Checkpoint::open(path, &OpenOptions::default()).unwrap();
+    fs::rename(at("external_a.data"), at("own.data")).unwrap();
+    symlink("own.data", at("external_a.data")).unwrap();
+    open(&model);
+
+    // A link to the model finds the files beside what it leads to, by links too.
+    fs::create_dir(at("links")).unwrap();
+    for name in ["external_a.onnx", "external_a.data"] {
+        symlink(at(name), at("links").join(name)).unwrap();
+    }
+    open(&at("links/external_a.onnx"));
+
+    // The cache of Hugging Face is made of links to regular files.
+    let snapshot = at("hub/snapshots/revision/onnx");
+    fs::create_dir_all(&snapshot).unwrap();
+    fs::create_dir(at("hub/blobs")).unwrap();
+    for name in ["external_a.onnx", "external_a.data"] {
+        fs::copy(at(name), at("hub/blobs").join(name)).unwrap();
+        symlink(format!("../../../blobs/{name}"), snapshot.join(name)).unwrap();
+    }
+    open(&snapshot.join("external_a.onnx"));
 }
 
 #[test]

@@ -68,7 +68,7 @@ impl Listing {
             let path = entry.map_err(list_error)?.path();
             let kind = CANDIDATES
                 .iter()
-                .position(|(endings, _)| endings.iter().any(|ending| has_suffix(&path, ending)));
+                .position(|(endings, _)| endings.iter().any(|ending| ends_so(&path, ending)));
             if let Some(kind) = kind {
                 listing.candidates[kind].push(path);
                 continue;
@@ -167,6 +167,20 @@ fn n_shards(path: &Path) -> Option<(String, u64)> {
             ))
         })
         .flatten()
+}
+
+/// Whether a path ends so, or as the index of a variant does: that of `fp16` is
+/// `model.safetensors.index.fp16.json`.
+///
+/// Source: `_add_variant` of transformers 5.24 and diffusers 0.42.
+fn ends_so(path: &Path, ending: &str) -> bool {
+    let is_variant = || {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let (file, rest) = name?.rsplit_once(".index.")?;
+        let variant = rest.strip_suffix(".json")?;
+        (!variant.contains('.')).then(|| format!("{file}.index.json").ends_with(ending))
+    };
+    has_suffix(path, ending) || is_variant().unwrap_or(false)
 }
 
 /// Whether the last component of a path ends so.

@@ -85,6 +85,18 @@ pub enum CheckpointError {
         /// Why not.
         source: Box<SourceError>,
     },
+    /// A file beside a model is a link to one that does not belong to it.
+    #[error(
+        "`{}` keeps tensors in `{}`, a link out of the model's folder, which is not followed; \
+         copy the file there in place of the link",
+        model.display(), file.display()
+    )]
+    BesideOutside {
+        /// The model.
+        model: PathBuf,
+        /// The link.
+        file: PathBuf,
+    },
     /// A file beside a model is too short.
     #[error(
         "`{}` says that initialiser `{}` ends at byte {expected} of `{}`, which has {found}",

@@ -14,6 +14,7 @@ use crate::checkpoint::FileFormat;
 use crate::checkpoint::OpenOptions;
 use crate::checkpoint::Shard;
 use crate::checkpoint::StoredTensor;
+use crate::checkpoint::beside::open_beside;
 use crate::checkpoint::directory::has_suffix;
 use crate::checkpoint::map::ByteSource;
 use crate::checkpoint::map::SourceError;
@@ -87,13 +88,9 @@ impl Checkpoint {
         }];
         let directory = path.parent().unwrap_or(Path::new(""));
         for location in &model.locations {
-            let source = ByteSource::open(&directory.join(location), options.access);
-            let source = source.map_err(|source| CheckpointError::Beside {
-                model: path.to_owned(),
-                source: Box::new(source),
-            });
+            let file = directory.join(location);
             shards.push(Shard {
-                source: source?,
+                source: open_beside(path, &file, options.access)?,
                 format: FileFormat::Onnx,
                 metadata: Default::default(),
                 seal: ShardSeal::Absent,

@@ -1,13 +1,17 @@
 //! Where a checkpoint goes that is made here: a file or a directory, staged until it
 //! is complete.
 
+mod config;
+mod data;
 mod error;
+mod left;
 mod model;
 mod name;
 mod replaced;
 mod sidecars;
+mod staging;
+mod stem;
 
-use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -15,25 +19,30 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::INDEX_NAME;
 use crate::checkpoint::Ingredients;
-use crate::checkpoint::SINGLE_NAME;
 use crate::format::replace::Durability;
 use crate::format::replace::Existing;
 use crate::format::replace::StagedDirectory;
-use crate::format::replace::StagedEntry;
 use crate::format::replace::StagedFile;
 use crate::format::replace::Target;
-use crate::format::safetensors::Layout;
-use crate::format::shard_index::render;
-use crate::format::shard_index::shard_name;
 
+pub use config::ConfigChanges;
+pub use config::SparseFormat;
+pub use config::Written;
+pub use data::DataTarget;
+pub(crate) use data::publish_model;
 pub use error::OutputError;
+pub use left::LeftReason;
 use model::ModelOutput;
-use model::StagedModel;
 pub use name::refuse_other_name;
 pub(crate) use replaced::write_replaced;
 pub use sidecars::Sidecars;
+pub(crate) use staging::Contents;
+use staging::Staged;
+pub(crate) use staging::StagedOutput;
+use staging::StagedShard;
+use staging::shard_index;
+use stem::Stem;
 
 /// Where a checkpoint goes.
 #[derive(Debug)]
@@ -41,6 +50,8 @@ pub struct Destination {
     path: PathBuf,
     target: Target,
     is_directory: bool,
+    /// What the files of a directory are called.
+    stem: Stem,
     durability: Durability,
     model: Option<ModelOutput>,
 }
@@ -91,6 +102,7 @@ impl Destination {
             path: path.to_owned(),
             target,
             is_directory,
+            stem: Stem::of(ingredients),
             durability,
             model: None,
         })
@@ -106,6 +118,15 @@ impl Destination {
         self.is_directory
     }
 
+    /// Checks, before anything is computed, that a file of so many bytes can be made where
+    /// the output is to be.
+    ///
+    /// # Errors
+    /// [`OutputError::Replace`].
+    pub fn probe(&self, bytes: u64) -> Result<(), OutputError> {
+        Ok(self.target.probe(bytes)?)
+    }
+
     /// Names of the files of a checkpoint of so many shards, without its sidecars.
     pub(crate) fn shard_names(&self, n_shards: usize) -> Vec<String> {
         match (self.is_directory, n_shards) {
@@ -117,32 +138,27 @@ impl Destination {
                     .to_string_lossy()
                     .into_owned(),
             ],
-            (true, 1) => vec![SINGLE_NAME.to_owned()],
+            (true, 1) => vec![self.stem.single()],
             (true, n_shards) => (0..n_shards)
-                .map(|shard| shard_name("model", shard, n_shards))
+                .map(|shard| self.stem.shard(shard, n_shards))
                 .collect(),
         }
     }
 
-    /// What goes with the weights: nothing beside a single file.
-    pub(crate) fn sidecars(&self, ingredients: &Ingredients) -> Result<Sidecars, OutputError> {
+    /// What goes with the weights, which are `written` so: nothing beside a single file.
+    pub(crate) fn sidecars(
+        &self,
+        ingredients: &Ingredients,
+        written: &Written,
+    ) -> Result<Sidecars, OutputError> {
         let directory = ingredients
             .checkpoints()
             .first()
             .and_then(Checkpoint::directory);
         match directory.filter(|_| self.is_directory) {
-            Some(directory) => Ok(Sidecars::find(directory, ingredients)?),
-            None => Ok(Sidecars::default()),
+            Some(directory) => Ok(Sidecars::find(directory, ingredients, written)?),
+            None => Ok(Sidecars::none(written)),
         }
-    }
-
-    /// Checks, before anything is computed, that a file of so many bytes can be made where
-    /// the output is to be.
-    ///
-    /// # Errors
-    /// [`OutputError::Replace`].
-    pub fn probe(&self, bytes: u64) -> Result<(), OutputError> {
-        Ok(self.target.probe(bytes)?)
     }
 
     /// Checks that so many bytes fit.
@@ -162,71 +178,83 @@ impl Destination {
     /// together once it returns. A failure leaves nothing.
     pub(crate) fn write<T, E: From<OutputError>>(
         &self,
-        headers: &[u64],
-        layouts: &[Layout],
-        sidecars: &Sidecars,
+        contents: &Contents<'_>,
         fill: impl FnOnce(&StagedOutput<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let lengths = headers
-            .iter()
-            .zip(layouts)
-            .map(|(header, layout)| header + layout.data_bytes());
-        if !self.is_directory {
-            let staged = StagedFile::create(&self.target, lengths.sum(), self.durability)
-                .map_err(OutputError::from)?;
-            let output = StagedOutput {
-                shards: vec![StagedShard::File(&staged)],
-                headers,
-            };
-            let filled = fill(&output)?;
-            drop(output);
-            staged.publish().map_err(OutputError::from)?;
-            return Ok(filled);
-        }
-        let names = self.shard_names(layouts.len());
-        let index = (layouts.len() > 1).then(|| shard_index(&names, layouts));
-        let all_names: BTreeSet<&str> = names
-            .iter()
-            .chain(&sidecars.copied)
-            .chain(sidecars.given.keys())
-            .map(String::as_str)
-            .chain(index.as_ref().map(|_| INDEX_NAME))
-            .collect();
-        let staged = StagedDirectory::create(&self.target, all_names, self.durability)
-            .map_err(OutputError::from)?;
-        let shards = names
-            .iter()
-            .zip(lengths)
-            .map(|(name, bytes)| Ok(StagedShard::Entry(staged.file(name, bytes)?)))
-            .collect::<Result<_, OutputError>>()?;
-        let output = StagedOutput { shards, headers };
+        let staged = self.stage(contents)?;
+        let output = staged.output(contents)?;
         let filled = fill(&output)?;
         drop(output);
-        finish_directory(staged, index.as_deref(), sidecars)?;
+        staged.publish(contents)?;
         Ok(filled)
+    }
+
+    fn stage(&self, contents: &Contents<'_>) -> Result<Staged, OutputError> {
+        if !self.is_directory {
+            let staged = StagedFile::create(&self.target, contents.bytes(), self.durability)?;
+            return Ok(Staged::File(staged));
+        }
+        let names = self.shard_names(contents.layouts.len());
+        let index = (names.len() > 1).then(|| {
+            let text = shard_index(&names, contents.layouts);
+            (self.stem.index(), text)
+        });
+        let all_names: BTreeSet<&str> = names
+            .iter()
+            .chain(&contents.sidecars.copied)
+            .chain(contents.sidecars.given.keys())
+            .chain(index.as_ref().map(|(name, _)| name))
+            .map(String::as_str)
+            .collect();
+        let directory = StagedDirectory::create(&self.target, all_names, self.durability)?;
+        Ok(Staged::Directory {
+            directory,
+            names,
+            index,
+        })
     }
 }
 
-/// Adds what goes beside the shards, and publishes.
-fn finish_directory(
-    staged: StagedDirectory,
-    index: Option<&str>,
-    sidecars: &Sidecars,
-) -> Result<(), OutputError> {
-    if let Some(text) = index {
-        staged
-            .file(INDEX_NAME, text.len() as u64)?
-            .write_at(text.as_bytes(), 0)?;
-    }
-    for (name, text) in &sidecars.given {
-        staged
-            .file(name, text.len() as u64)?
-            .write_at(text.as_bytes(), 0)?;
-    }
-    for name in &sidecars.copied {
-        staged.copy_in(name, &sidecars.directory.join(name))?;
-    }
-    Ok(staged.publish()?)
+/// Writes two outputs that go together. Whoever is killed in between leaves both old
+/// ones, none but the first of the old or new ones, or both new ones: never two that do
+/// not belong together.
+pub(crate) fn write_pair<T, E: From<OutputError>>(
+    (first, first_contents): (&Destination, &Contents<'_>),
+    (second, second_contents): (&Destination, &Contents<'_>),
+    fill: impl FnOnce(&StagedOutput<'_>, &StagedOutput<'_>) -> Result<T, E>,
+) -> Result<T, E> {
+    let first_staged = first.stage(first_contents)?;
+    let second_staged = second.stage(second_contents)?;
+    let outputs = (
+        first_staged.output(first_contents)?,
+        second_staged.output(second_contents)?,
+    );
+    let filled = fill(&outputs.0, &outputs.1)?;
+    drop(outputs);
+
+    let retire = second.target.retire(second.durability);
+    let retired = retire.map_err(OutputError::from)?;
+    let is_in_place = |error: &OutputError| match error {
+        OutputError::Replace(error) => error.is_in_place(),
+        _ => false,
+    };
+    let first_done = match first_staged.publish(first_contents) {
+        Err(error) if !is_in_place(&error) => {
+            retired.restore().map_err(OutputError::from)?;
+            return Err(error.into());
+        }
+        done => done,
+    };
+    let second_done = match second_staged.publish(second_contents) {
+        // What was there belongs to the old first output, which is gone.
+        Err(OutputError::Replace(error)) if !error.is_in_place() => {
+            return Err(OutputError::from(retired.strand(error)).into());
+        }
+        done => done,
+    };
+    retired.remove().map_err(OutputError::from)?;
+    first_done.and(second_done)?;
+    Ok(filled)
 }
 
 /// Refuses an output that is one of the files or directories given as inputs, by
@@ -281,57 +309,5 @@ fn nonempty(path: &Path) -> &Path {
         Path::new(".")
     } else {
         path
-    }
-}
-
-fn shard_index(names: &[String], layouts: &[Layout]) -> String {
-    let places = names.iter().zip(layouts).flat_map(|(name, layout)| {
-        layout
-            .tensors()
-            .iter()
-            .map(move |tensor| (tensor.name.clone(), name.clone()))
-    });
-    let weight_map: BTreeMap<String, String> = places.collect();
-    render(&weight_map, layouts.iter().map(Layout::data_bytes).sum())
-}
-
-enum StagedShard<'a> {
-    File(&'a StagedFile),
-    Entry(StagedEntry<'a>),
-    Model(StagedModel<'a>),
-}
-
-/// The files of a checkpoint while it is being written.
-pub(crate) struct StagedOutput<'a> {
-    shards: Vec<StagedShard<'a>>,
-    /// Bytes before each shard's data buffer.
-    headers: &'a [u64],
-}
-
-impl StagedOutput<'_> {
-    /// Writes at an offset in a shard's data buffer. Called by all threads.
-    pub(crate) fn write_at(
-        &self,
-        shard: usize,
-        bytes: &[u8],
-        offset: u64,
-    ) -> Result<(), OutputError> {
-        if let StagedShard::Model(model) = &self.shards[shard] {
-            return model.write_elements(bytes, offset);
-        }
-        self.write_file(shard, bytes, self.headers[shard] + offset)
-    }
-
-    /// Writes what stands before a shard's data buffer, or a model's new metadata.
-    pub(crate) fn write_header(&self, shard: usize, bytes: &[u8]) -> Result<(), OutputError> {
-        self.write_file(shard, bytes, 0)
-    }
-
-    fn write_file(&self, shard: usize, bytes: &[u8], offset: u64) -> Result<(), OutputError> {
-        match &self.shards[shard] {
-            StagedShard::File(file) => Ok(file.write_at(bytes, offset)?),
-            StagedShard::Entry(entry) => Ok(entry.write_at(bytes, offset)?),
-            StagedShard::Model(model) => model.write_metadata(bytes),
-        }
     }
 }

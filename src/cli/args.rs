@@ -103,7 +103,11 @@ JSON output:
                       mask; mask is null or an object as in `sms-merge check`
     distances         null, or norms, pairs (first, second, l2, angle_degrees,
                       unrelated_share), to_barycentre
-    needs_recalibration, sidecars, dropped_metadata
+    needs_recalibration, dropped_metadata
+    sidecars          files copied along; sidecars_left, those that were not
+                      (name, reason)
+    config_changes    what config.json says otherwise; config_open, what it
+                      has to say
     devices           names of the GPUs that combined; empty for the processor
     warnings          sentences
   With --plan, plan: ingredients, output, coefficients, bytes_to_read,
@@ -263,7 +267,8 @@ pub(crate) struct MergeArguments {
     ///
     /// A directory is written if --shard-size is given, if the name ends in `/` or is
     /// that of a directory, and if all ingredients are directories and the name has no
-    /// extension. An ingredient is never written to.
+    /// extension. Its weights are called as the first ingredient's, whose other files go
+    /// along. An ingredient is never written to.
     #[arg(short, long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     #[arg(required_unless_present = "plan")]
     pub(crate) output: Option<PathBuf>,

@@ -193,7 +193,9 @@ impl Inspection<'_> {
                     Convention::ModelOpt => "modelopt",
                     Convention::TorchSparse => "torch-sparse",
                     Convention::Compact(CompactKind::Bitmask) => "bitmask",
-                    Convention::Compact(CompactKind::CompressedTensors) => "compressed-tensors",
+                    Convention::Compact(CompactKind::CompressedTensors | CompactKind::Sparse24) => {
+                        "compressed-tensors"
+                    }
                 },
                 mask: outcome.mask.as_deref().map(MaskObject::new),
             }

@@ -93,7 +93,8 @@ pub(crate) fn run(arguments: &MergeArguments, interrupted: &AtomicBool) -> anyho
     let mut ingredients = join_opened(checkpoints, mask, &arguments.reading, dtypes, &options)?;
     warnings.extend(notes(&ingredients));
     warnings.extend(arguments.output.as_deref().and_then(other_format));
-    let existing = outputs::existing(arguments.force);
+    // A plan writes nothing, whatever is in the output's place.
+    let existing = outputs::existing(arguments.force || arguments.plan);
     let durability = outputs::durability(arguments.no_sync);
     let destination = arguments.output.as_ref().map(|output| {
         let shard_bytes = arguments.shard_size;
@@ -167,6 +168,7 @@ pub(crate) fn run(arguments: &MergeArguments, interrupted: &AtomicBool) -> anyho
         ingredients: &ingredients,
         options: &options,
         output: destination.path(),
+        data: destination.data_path(),
         elapsed: started.elapsed(),
         warnings,
     };

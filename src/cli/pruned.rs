@@ -12,6 +12,8 @@ use sms_merge::tensor::Printable;
 
 use crate::cli::SCHEMA;
 use crate::cli::args::prune::PruneArguments;
+use crate::cli::beside;
+use crate::cli::beside::LeftObject;
 use crate::cli::masks::TotalObject;
 use crate::cli::size::human_bytes;
 use crate::cli::text;
@@ -36,6 +38,9 @@ struct PruneObject<'a> {
     mask: TotalObject,
     tensors: Vec<TensorObject<'a>>,
     sidecars: &'a [String],
+    sidecars_left: Vec<LeftObject<'a>>,
+    config_changes: &'a [String],
+    config_open: &'a [String],
     warnings: &'a [String],
 }
 
@@ -123,6 +128,9 @@ impl Outcome<'_> {
             mask: self.total(),
             tensors: self.pruned.tensors.iter().map(TensorObject::new).collect(),
             sidecars: &self.pruned.sidecars.copied,
+            sidecars_left: beside::left_objects(&self.pruned.sidecars),
+            config_changes: &self.pruned.sidecars.config.changed,
+            config_open: &self.pruned.sidecars.config.open,
             warnings: &self.warnings,
         }
     }
@@ -185,6 +193,9 @@ impl Outcome<'_> {
                 copied => format!(", with {}", plural(copied, "other file")),
             };
             lines.push(format!("wrote `{output}`, {bytes} in {secs}{sidecars}"));
+        }
+        if let Some(output) = &self.arguments.output {
+            lines.extend(beside::lines(&pruned.sidecars, output));
         }
         if let Some(mask) = &self.arguments.mask_out {
             lines.push(format!("wrote the masks to `{}`", shown(mask)));

@@ -19,6 +19,8 @@ use sms_merge::tensor::Printable;
 
 use crate::cli::SCHEMA;
 use crate::cli::args::ReportArguments;
+use crate::cli::beside;
+use crate::cli::beside::LeftObject;
 use crate::cli::device::device_names;
 use crate::cli::greedy;
 use crate::cli::masks::MaskObject;
@@ -44,6 +46,8 @@ pub(crate) struct Summary<'a> {
     pub(crate) ingredients: &'a Ingredients,
     pub(crate) options: &'a MergeOptions,
     pub(crate) output: &'a Path,
+    /// The file beside a model that holds its weights.
+    pub(crate) data: Option<&'a Path>,
     pub(crate) elapsed: Duration,
     /// Warnings from before the merge.
     pub(crate) warnings: Vec<String>,
@@ -68,6 +72,9 @@ struct SummaryObject<'a> {
     distances: Option<&'a Distances>,
     needs_recalibration: bool,
     sidecars: &'a [String],
+    sidecars_left: Vec<LeftObject<'a>>,
+    config_changes: &'a [String],
+    config_open: &'a [String],
     devices: Vec<String>,
     dropped_metadata: &'a [String],
     warnings: Vec<String>,
@@ -158,6 +165,9 @@ impl Summary<'_> {
             distances: merged.distances.as_ref(),
             needs_recalibration: merged.needs_recalibration,
             sidecars: &merged.sidecars.copied,
+            sidecars_left: beside::left_objects(&merged.sidecars),
+            config_changes: &merged.sidecars.config.changed,
+            config_open: &merged.sidecars.config.open,
             devices: device_names(&self.options.workers),
             dropped_metadata: &merged.dropped_metadata,
             warnings: self.warnings(),
@@ -195,13 +205,12 @@ impl Summary<'_> {
                 lines.extend(self.pairs(distances).lines().map(str::to_owned));
             }
         }
-        if !merged.sidecars.copied.is_empty() {
-            let copied = merged.sidecars.copied.join(", ");
-            lines.push(format!(
-                "copied from the first ingredient: {}",
-                Clean(&copied)
-            ));
+        if let Some(data) = self.data {
+            lines.push(format!("its weights are in `{}`", shown(data)));
         }
+        lines.extend(beside::copied(&merged.sidecars));
+        lines.extend(beside::lines(&merged.sidecars, self.output));
+        lines.extend(beside::unread(&merged.plan, &merged.sidecars, self.output));
         lines
     }
 

@@ -27,6 +27,13 @@ pub struct Pattern {
     pub m: u8,
 }
 
+impl Pattern {
+    /// Whether it allows no more than `n` of every `m` weights either.
+    pub fn implies(self, n: u8, m: u8) -> bool {
+        m.is_multiple_of(self.m) && u16::from(self.n) * u16::from(m / self.m) <= u16::from(n)
+    }
+}
+
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.n, self.m)

@@ -24,8 +24,10 @@ use std::path::PathBuf;
 
 pub use error::OnnxError;
 
+use crate::checkpoint::DataTarget;
 use crate::checkpoint::Ingredients;
 use crate::checkpoint::Observer;
+use crate::checkpoint::publish_model;
 use crate::connectivity::Rules;
 use crate::format::onnx::note::NOTE_KEY;
 use crate::format::onnx::write::FileLayout;
@@ -240,15 +242,15 @@ impl<'a> OnnxExport<'a> {
     /// written.
     ///
     /// # Errors
-    /// [`OnnxError`]; then neither place has changed, unless it was publishing the
-    /// second file that failed.
+    /// [`OnnxError`]; then neither place has changed, unless what failed came after
+    /// publishing.
     ///
     /// # Panics
     /// If [`Payloads::File`] was asked for and `data` is not given.
     pub fn write(
         &self,
         target: &Target,
-        data: Option<&Target>,
+        data: Option<&DataTarget>,
         durability: Durability,
         observer: Observer<'_>,
     ) -> Result<u64, OnnxError> {
@@ -257,7 +259,7 @@ impl<'a> OnnxExport<'a> {
             (0, _) => None,
             (_, data) => {
                 let data = data.expect("a second file has a place");
-                Some(StagedFile::create(data, data_bytes, durability)?)
+                Some(StagedFile::create(data.target(), data_bytes, durability)?)
             }
         };
         let file = StagedFile::create(target, self.layout.bytes, durability)?;
@@ -274,10 +276,7 @@ impl<'a> OnnxExport<'a> {
             observer,
         )?;
         check_unchanged(self.ingredients)?;
-        if let Some(beside) = beside {
-            beside.publish()?;
-        }
-        file.publish()?;
+        publish_model(file, data.zip(beside))?;
         Ok(self.layout.bytes + data_bytes)
     }
 }

@@ -1,7 +1,7 @@
 //! Compact layouts of pruned tensors in safetensors files: names and shapes walk in,
 //! those of the parts that are stored in their place walk out, and back.
 //!
-//! Two layouts are known, both of the retained values and of one bit per element, bit
+//! Three layouts are known, all of the retained values and of one bit per element, bit
 //! `i` of byte `j` being element `8 j + i`.
 //!
 //! - [`CompactKind::Bitmask`], our own: `T.values` and `T.bitmask` in place of `T`, the
@@ -10,8 +10,11 @@
 //! - [`CompactKind::CompressedTensors`], the `sparse-bitmask` format of that library:
 //!   `P.compressed`, `P.bitmask`, `P.shape` and `P.row_offsets` in place of `P.weight`,
 //!   every row of the last dimension beginning a byte of the bitmask.
+//! - [`CompactKind::Sparse24`], the `sparse-24-bitmask` format of that library for
+//!   matrices of which two of every four elements are retained: the same without
+//!   `P.row_offsets`, `P.compressed` of half as many columns, `P.shape` a column.
 //!
-//! In both the bitmask is the mask: a retained weight of zero is one of the values.
+//! In all the bitmask is the mask: a retained weight of zero is one of the values.
 //!
 //! Source: <https://github.com/neuralmagic/compressed-tensors>, release 0.14.
 
@@ -43,6 +46,8 @@ pub enum CompactKind {
     Bitmask,
     /// `sparse-bitmask` of the library compressed-tensors.
     CompressedTensors,
+    /// `sparse-24-bitmask` of that library.
+    Sparse24,
 }
 
 /// Names of what is stored in place of a tensor.
@@ -69,13 +74,14 @@ impl CompactKind {
                 shape: None,
                 row_offsets: None,
             }),
-            Self::CompressedTensors => {
+            Self::CompressedTensors | Self::Sparse24 => {
                 let module = name.strip_suffix(".weight")?;
+                let has_offsets = self == Self::CompressedTensors;
                 Some(PartNames {
                     values: format!("{module}.compressed"),
                     bitmask: format!("{module}.bitmask"),
                     shape: Some(format!("{module}.shape")),
-                    row_offsets: Some(format!("{module}.row_offsets")),
+                    row_offsets: has_offsets.then(|| format!("{module}.row_offsets")),
                 })
             }
         }
@@ -83,16 +89,16 @@ impl CompactKind {
 
     /// Elements whose bits share whole bytes: all, or those of the last dimension.
     pub fn row_elements(self, shape: &Shape) -> u64 {
-        match (self, shape.dims().last()) {
-            (Self::CompressedTensors, Some(&last)) => last,
+        match shape.dims().last() {
+            Some(&last) if self != Self::Bitmask => last,
             _ => shape.numel(),
         }
     }
 
     /// Shape of the bitmask of a tensor.
     pub fn bitmask_shape(self, shape: &Shape) -> Shape {
-        let dims: Vec<u64> = match (self, shape.dims().split_last()) {
-            (Self::CompressedTensors, Some((last, outer))) => {
+        let dims: Vec<u64> = match shape.dims().split_last() {
+            Some((last, outer)) if self != Self::Bitmask => {
                 outer.iter().copied().chain([last.div_ceil(8)]).collect()
             }
             _ => vec![shape.numel().div_ceil(8)],
@@ -110,10 +116,42 @@ impl CompactKind {
     }
 
     /// Whether tensors of this element type and shape are stored so: compressed-tensors
-    /// needs a last dimension.
+    /// needs a last dimension, and for two of every four elements a matrix of whole fours.
     pub fn takes(self, dtype: Dtype, shape: &Shape) -> bool {
         let is_float = matches!(dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64);
-        is_float && (self == Self::Bitmask || shape.rank() > 0)
+        let has_room = match self {
+            Self::Bitmask => true,
+            Self::CompressedTensors => shape.rank() > 0,
+            Self::Sparse24 => matches!(shape.dims(), [_, columns] if columns % 4 == 0),
+        };
+        is_float && has_room
+    }
+
+    /// Shape of the tensor of values of a tensor with so many retained elements.
+    pub fn values_shape(self, shape: &Shape, retained: u64) -> Option<Shape> {
+        match (self, shape.dims()) {
+            (Self::Sparse24, &[rows, columns]) => {
+                Shape::new([rows, columns / 2]).filter(|half| half.numel() == retained)
+            }
+            (Self::Sparse24, _) => None,
+            _ => Shape::new([retained]),
+        }
+    }
+
+    /// Most elements that a tensor of this shape retains.
+    pub fn most_retained(self, shape: &Shape) -> u64 {
+        match self {
+            Self::Sparse24 => shape.numel() / 2,
+            _ => shape.numel(),
+        }
+    }
+
+    /// Shape of the tensor of dimensions.
+    pub fn dims_shape(self, shape: &Shape) -> Option<Shape> {
+        match self {
+            Self::Sparse24 => Shape::new([shape.rank() as u64, 1]),
+            _ => Shape::new([shape.rank() as u64]),
+        }
     }
 }
 
@@ -167,13 +205,13 @@ pub fn part_entries(kind: CompactKind, entry: &Entry, retained: u64) -> Option<V
         .part_names(&entry.name)
         .filter(|_| kind.takes(entry.dtype, &entry.shape))?;
     let part = |name, dtype, shape| Entry { name, dtype, shape };
-    let list = |len: u64| Shape::new([len]);
+    let values = kind.values_shape(&entry.shape, retained)?;
     let mut parts = vec![
-        part(names.values, entry.dtype, list(retained)?),
+        part(names.values, entry.dtype, values),
         part(names.bitmask, Dtype::U8, kind.bitmask_shape(&entry.shape)),
     ];
     if let Some(name) = names.shape {
-        parts.push(part(name, Dtype::I64, list(entry.shape.rank() as u64)?));
+        parts.push(part(name, Dtype::I64, kind.dims_shape(&entry.shape)?));
     }
     if let Some(name) = names.row_offsets {
         parts.push(part(name, Dtype::I64, kind.row_shape(&entry.shape)));
@@ -260,6 +298,34 @@ mod tests {
         );
         check(theirs, "fc.bias", &[10], &[]);
         check(theirs, "fc.weight", &[], &[]);
+        let half = CompactKind::Sparse24;
+        check(
+            half,
+            "fc.weight",
+            &[1, 12],
+            // Five elements are not half of them.
+            &[],
+        );
+        let entry = Entry {
+            name: "fc.weight".to_owned(),
+            dtype: Dtype::BF16,
+            shape: Shape::new([3, 8]).unwrap(),
+        };
+        let parts = part_entries(half, &entry, 12).unwrap();
+        let parts: Vec<(&str, &[u64])> = parts
+            .iter()
+            .map(|part| (part.name.as_str(), part.shape.dims()))
+            .collect();
+        let expected: [(&str, &[u64]); 3] = [
+            ("fc.compressed", &[3, 4]),
+            ("fc.bitmask", &[3, 1]),
+            ("fc.shape", &[2, 1]),
+        ];
+        assert_eq!(parts, expected);
+        for dims in [&[24][..], &[3, 6], &[2, 3, 4]] {
+            let shape = Shape::new(dims.to_vec()).unwrap();
+            assert!(!half.takes(Dtype::BF16, &shape), "{dims:?}");
+        }
     }
 
     #[test]

@@ -38,6 +38,7 @@ mod file;
 mod kind;
 mod nested;
 mod parent;
+mod retire;
 mod sibling;
 mod swap;
 mod target;
@@ -53,6 +54,7 @@ pub use directory::StagedDirectory;
 pub use directory::StagedEntry;
 pub use file::StagedFile;
 pub use kind::FileKind;
+pub use retire::Retired;
 pub use target::Target;
 
 /// What to do about an output that exists already.
@@ -314,6 +316,11 @@ pub enum ReplaceError {
 }
 
 impl ReplaceError {
+    /// Whether the new output is in its place all the same.
+    pub fn is_in_place(&self) -> bool {
+        matches!(self, Self::SyncParent { .. } | Self::Leftover { .. })
+    }
+
     /// Which kind of failure this is, for an exit code.
     pub fn kind(&self) -> Failure {
         match self {

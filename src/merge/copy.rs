@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::checkpoint::CERTIFICATE_KEY;
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::Contents;
 use crate::checkpoint::Destination;
 use crate::checkpoint::Ingredients;
 use crate::checkpoint::Observer;
@@ -132,7 +133,7 @@ pub(super) fn copy_with(
     }
     let draft = Draft::claiming(source, &options, &plan, metadata, claim);
     let headers = draft.reserve_headers()?;
-    let sidecars = destination.sidecars(source)?;
+    let sidecars = destination.sidecars(source, &plan.written(source))?;
     let bytes_written = headers.iter().sum::<u64>() + plan.bytes_to_write;
     destination.require_space(bytes_written)?;
     let fill = |output: &StagedOutput<'_>| {
@@ -152,7 +153,12 @@ pub(super) fn copy_with(
         }
         Ok((outcome, connectivity))
     };
-    let (outcome, connectivity) = destination.write(&headers, &plan.layouts, &sidecars, fill)?;
+    let contents = Contents {
+        headers: &headers,
+        layouts: &plan.layouts,
+        sidecars: &sidecars,
+    };
+    let (outcome, connectivity) = destination.write(&contents, fill)?;
     Ok(Copied {
         plan,
         outcome,
@@ -209,27 +215,4 @@ fn carried(checkpoint: &Checkpoint) -> BTreeMap<String, String> {
         .entry("format".to_owned())
         .or_insert_with(|| "pt".to_owned());
     carried
-}
-
-/// What `config.json` has to say of a checkpoint in the `sparse-bitmask` format, as the
-/// value of its key `quantization_config`.
-///
-/// Source: `CompressionConfig` of compressed-tensors 0.14.
-pub fn sparsity_config(plan: &MergePlan, sparsity: f64) -> serde_json::Value {
-    let modules: Vec<&str> = plan
-        .tensors
-        .iter()
-        .filter(|tensor| tensor.compact.is_some())
-        .filter_map(|tensor| tensor.slot.name.strip_suffix(".weight"))
-        .collect();
-    serde_json::json!({
-        "quant_method": "compressed-tensors",
-        "sparsity_config": {
-            "format": "sparse-bitmask",
-            "targets": modules,
-            "ignore": [],
-            "global_sparsity": sparsity,
-            "sparsity_structure": "unstructured",
-        },
-    })
 }

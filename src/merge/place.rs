@@ -61,7 +61,8 @@ fn stored<'t>(tensor: &'t mut PlannedTensor, shape: &Shape) -> Vec<(Entry, &'t m
             .collect();
     };
     // Until masks have been counted, as if all were retained.
-    let retained = compact.ranks.last().copied().unwrap_or(shape.numel());
+    let most = compact.kind.most_retained(shape);
+    let retained = compact.ranks.last().copied().unwrap_or(most);
     let parts = part_entries(compact.kind, &whole, retained)
         .expect("only tensors that the layout takes are stored so");
     let slots = [&mut tensor.slot, &mut compact.bitmask].into_iter();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::checkpoint::CERTIFICATE_KEY;
+use crate::checkpoint::Contents;
 use crate::checkpoint::Destination;
 use crate::checkpoint::Ingredients;
 use crate::checkpoint::MaskLayout;
@@ -158,7 +159,7 @@ pub fn merge(
         Some(_) => vec![draft.reserve_metadata()],
         None => draft.reserve_headers()?,
     };
-    let sidecars = destination.sidecars(ingredients)?;
+    let sidecars = destination.sidecars(ingredients, &plan.written(ingredients))?;
     let bytes_written = headers.iter().sum::<u64>() + model_bytes.unwrap_or(plan.bytes_to_write);
     destination.require_space(bytes_written)?;
     let fill = |output: &StagedOutput<'_>| {
@@ -194,7 +195,14 @@ pub fn merge(
         (Some(_), [layout]) => {
             destination.write_model(&ingredients.checkpoints()[0], layout, headers[0], fill)?
         }
-        _ => destination.write(&headers, &plan.layouts, &sidecars, fill)?,
+        _ => {
+            let contents = Contents {
+                headers: &headers,
+                layouts: &plan.layouts,
+                sidecars: &sidecars,
+            };
+            destination.write(&contents, fill)?
+        }
     };
     let distances = outcome
         .distances

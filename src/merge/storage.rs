@@ -129,6 +129,19 @@ fn storage(
     }
 }
 
+impl Compacted {
+    /// Stores what is not two of every four elements, for which there is another format.
+    fn become_bitmask(&mut self, name: &str) {
+        self.kind = CompactKind::CompressedTensors;
+        let names = self.kind.part_names(name);
+        self.row_offsets = names.and_then(|names| names.row_offsets).map(|name| Slot {
+            name,
+            dtype: Dtype::I64,
+            ..self.bitmask
+        });
+    }
+}
+
 impl PlannedTensor {
     /// Name, element type and shard of the mask that is stored with it.
     pub(super) fn stored_mask(&self) -> Option<(&str, Dtype, usize)> {
@@ -149,7 +162,8 @@ impl PlannedTensor {
         let Some(compact) = &self.compact else {
             return bytes(self.slot.dtype, shape.numel()) + flags;
         };
-        let retained = compact.ranks.last().copied().unwrap_or(shape.numel());
+        let most = compact.kind.most_retained(shape);
+        let retained = compact.ranks.last().copied().unwrap_or(most);
         let dims = compact.shape.as_ref().map_or(0, |_| shape.rank() as u64);
         let rows = compact.row_offsets.as_ref();
         let rows = rows.map_or(0, |_| compact.kind.row_shape(shape).numel());
@@ -206,8 +220,14 @@ impl PlannedTensor {
 
     /// Takes what was counted of its mask.
     fn count(&mut self, found: &TensorOutcome, name: &str) {
-        if found.mask.as_ref().is_some_and(|mask| mask.is_pruned) {
+        if let Some(mask) = found.mask.as_ref().filter(|mask| mask.is_pruned) {
             if let Some(compact) = &mut self.compact {
+                let is_24 = mask.pattern.is_some_and(|pattern| pattern.implies(2, 4));
+                if compact.kind == CompactKind::Sparse24
+                    && !(is_24 && 2 * mask.retained == mask.shape.numel())
+                {
+                    compact.become_bitmask(name);
+                }
                 let ranks = found.retained_by_tile.iter().scan(0, |rank, retained| {
                     *rank += retained;
                     Some(*rank)
@@ -288,9 +308,30 @@ impl MergePlan {
                 counted_bits = 0;
             }
         }
+        self.keep_one_format(ingredients);
         self.layouts = place(&mut self.tensors, ingredients, options)?;
         self.bytes_to_write = self.layouts.iter().map(Layout::data_bytes).sum();
         Ok(self)
+    }
+
+    /// Stores all weights that are in a format of compressed-tensors in one: a
+    /// configuration names one.
+    fn keep_one_format(&mut self, ingredients: &Ingredients) {
+        let is_general = |tensor: &PlannedTensor| {
+            let compact = tensor.compact.as_ref();
+            compact.is_some_and(|compact| compact.kind == CompactKind::CompressedTensors)
+        };
+        if !self.tensors.iter().any(is_general) {
+            return;
+        }
+        for tensor in &mut self.tensors {
+            let name = &ingredients.parameters()[tensor.parameter].name;
+            if let Some(compact) = &mut tensor.compact
+                && compact.kind == CompactKind::Sparse24
+            {
+                compact.become_bitmask(name);
+            }
+        }
     }
 
     /// What a shard's metadata says of its tensors in the bitmask layout.

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::Contents;
 use crate::checkpoint::Destination;
 use crate::checkpoint::DtypeRule;
 use crate::checkpoint::Ingredients;
@@ -201,8 +202,12 @@ impl MaskInputs {
         let header = layout.header(&metadata)?;
         let reserved = [header.len() as u64];
         destination.require_space(reserved[0] + layout.data_bytes())?;
-        let layouts = std::slice::from_ref(&layout);
-        destination.write(&reserved, layouts, &Sidecars::default(), |staged| {
+        let contents = Contents {
+            headers: &reserved,
+            layouts: std::slice::from_ref(&layout),
+            sidecars: &Sidecars::default(),
+        };
+        destination.write(&contents, |staged| {
             staged.write_header(0, &header)?;
             compare_all(Some(staged))
         })

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
+use crate::checkpoint::Contents;
 use crate::checkpoint::Destination;
 use crate::checkpoint::MaskLayout;
 use crate::checkpoint::Sidecars;
 use crate::checkpoint::StagedOutput;
+use crate::checkpoint::Written;
 use crate::checkpoint::checkpoint_digest;
+use crate::checkpoint::write_pair;
 use crate::connectivity::Connectivity;
 use crate::connectivity::Expectation;
 use crate::connectivity::MaskTally;
@@ -122,6 +125,14 @@ impl Sheet {
         })
     }
 
+    fn contents<'a>(&'a self, sidecars: &'a Sidecars) -> Contents<'a> {
+        Contents {
+            headers: &self.reserved,
+            layouts: &self.placed.layouts,
+            sidecars,
+        }
+    }
+
     fn bytes(&self) -> u64 {
         self.reserved.iter().sum::<u64>() + self.placed.data_bytes()
     }
@@ -145,8 +156,9 @@ impl Sheet {
 ///
 /// Tensors that are not prunable are copied byte for byte; pruned coordinates become
 /// `+0`. Metadata is kept, less the certificate of a soup, which is no longer true, and
-/// a [`PruningRecord`] is added. The outputs appear whole or not at all, the mask
-/// first.
+/// a [`PruningRecord`] is added. The outputs appear whole or not at all, and a mask never
+/// stands beside a checkpoint that it does not belong to: an old one goes before the new
+/// checkpoint comes.
 ///
 /// # Errors
 /// [`PruneError`]; then the destinations hold what they held.
@@ -170,8 +182,10 @@ pub fn apply(
     )?;
     let format = [("format".to_owned(), "pt".to_owned())];
     let mask = Sheet::new(Placed::masks(subject)?, format.into(), &longest)?;
+    // What is compact in the subject is not in the output.
+    let written = Written::default();
     let sidecars = match outputs.checkpoint {
-        Some(destination) => destination.sidecars(subject.ingredients())?,
+        Some(destination) => destination.sidecars(subject.ingredients(), &written)?,
         None => Sidecars::default(),
     };
     for (sheet, destination) in [(&checkpoint, outputs.checkpoint), (&mask, outputs.mask)] {
@@ -179,24 +193,22 @@ pub fn apply(
             destination.require_space(sheet.bytes())?;
         }
     }
-    let with_mask = |staged: Option<&StagedOutput<'_>>| match outputs.mask {
-        None => pass.run(staged.map(|staged| (&checkpoint, staged)), None),
-        Some(destination) => {
-            let none = Sidecars::default();
-            destination.write(&mask.reserved, &mask.placed.layouts, &none, |mask_staged| {
-                let checkpoint = staged.map(|staged| (&checkpoint, staged));
-                pass.run(checkpoint, Some((&mask, mask_staged)))
+    let none = Sidecars::default();
+    let contents = (checkpoint.contents(&sidecars), mask.contents(&none));
+    let done = match (outputs.checkpoint, outputs.mask) {
+        (None, None) => pass.run(None, None),
+        (Some(place), None) => place.write(&contents.0, |staged| {
+            pass.run(Some((&checkpoint, staged)), None)
+        }),
+        (None, Some(place)) => {
+            place.write(&contents.1, |staged| pass.run(None, Some((&mask, staged))))
+        }
+        (Some(place), Some(mask_place)) => {
+            let pair = ((place, &contents.0), (mask_place, &contents.1));
+            write_pair(pair.0, pair.1, |staged, masks| {
+                pass.run(Some((&checkpoint, staged)), Some((&mask, masks)))
             })
         }
-    };
-    let done = match outputs.checkpoint {
-        None => with_mask(None),
-        Some(destination) => destination.write(
-            &checkpoint.reserved,
-            &checkpoint.placed.layouts,
-            &sidecars,
-            |staged| with_mask(Some(staged)),
-        ),
     }?;
     Ok(Pruned {
         tensors: done.tensors,

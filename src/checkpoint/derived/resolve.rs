@@ -137,23 +137,29 @@ fn declared_by_name(
     checkpoint: &Checkpoint,
     declared: &mut Vec<Declared>,
 ) -> Result<(), ResolveError> {
-    let kind = CompactKind::CompressedTensors;
     for tensor in checkpoint.tensors() {
         let Some(module) = tensor.name.strip_suffix(".compressed") else {
             continue;
         };
         let name = format!("{module}.weight");
-        let names = kind.part_names(&name);
+        let names = CompactKind::CompressedTensors.part_names(&name);
         let Some(mut names) = names.filter(|names| checkpoint.find(&names.bitmask).is_some())
         else {
             continue;
         };
-        // The `sparse-24-bitmask` format has none.
         names.row_offsets = names
             .row_offsets
             .filter(|name| checkpoint.find(name).is_some());
         let shape_name = names.shape.as_deref().unwrap_or_default();
         let shape = read_shape(checkpoint, &name, shape_name)?;
+        // The format of two of every four has half of the columns, and no row offsets.
+        let half = CompactKind::Sparse24.values_shape(&shape, tensor.shape.numel());
+        let is_half = CompactKind::Sparse24.takes(tensor.dtype, &shape)
+            && half.as_ref() == Some(&tensor.shape);
+        let kind = match is_half && names.row_offsets.is_none() {
+            true => CompactKind::Sparse24,
+            false => CompactKind::CompressedTensors,
+        };
         declared.push(Declared {
             name,
             kind,

@@ -66,7 +66,9 @@ impl Tensor {
         let numel = self.elements.len();
         let row = match kind {
             CompactKind::Bitmask => numel,
-            CompactKind::CompressedTensors => *self.entry.shape.dims().last().unwrap() as usize,
+            CompactKind::CompressedTensors | CompactKind::Sparse24 => {
+                *self.entry.shape.dims().last().unwrap() as usize
+            }
         };
         let (mut bitmask, mut offsets, mut before) = (Vec::new(), Vec::new(), 0_i64);
         for row in self.retained.chunks(row.max(1)) {
@@ -82,6 +84,7 @@ impl Tensor {
         match kind {
             CompactKind::Bitmask => vec![values, bitmask],
             CompactKind::CompressedTensors => vec![values, bitmask, shape, offsets],
+            CompactKind::Sparse24 => vec![values, bitmask, shape],
         }
     }
 
@@ -142,7 +145,7 @@ fn stretches_of_compact_tensors_are_what_was_stored() {
                 let path = directory.path().join("a.safetensors");
                 let metadata = match kind {
                     CompactKind::Bitmask => record(&[&tensor]),
-                    CompactKind::CompressedTensors => BTreeMap::new(),
+                    _ => BTreeMap::new(),
                 };
                 write(&path, &stored(&tensor, kind), &metadata);
                 for access in [Access::Mapped, Access::Pread] {
@@ -225,7 +228,7 @@ fn refused(
     let mut parts = stored(&tensor, kind);
     let mut metadata = match kind {
         CompactKind::Bitmask => record(&[&tensor]),
-        CompactKind::CompressedTensors => BTreeMap::new(),
+        _ => BTreeMap::new(),
     };
     change(&mut parts, &mut metadata);
     write(&path, &parts, &metadata);

@@ -21,12 +21,16 @@ use crate::checkpoint::SEAL_KEY;
 use crate::checkpoint::StoredTensor;
 use crate::checkpoint::directory::has_suffix;
 use crate::checkpoint::map::SourceError;
+use crate::checkpoint::output::DataTarget;
 use crate::checkpoint::output::StagedOutput;
 use crate::checkpoint::output::StagedShard;
+use crate::checkpoint::output::publish_model;
 use crate::checkpoint::output::refuse_input;
+use crate::checkpoint::output::stem::Stem;
 use crate::format::onnx::frame::frame_digest;
 use crate::format::onnx::frame::values_of;
 use crate::format::onnx::read::Model;
+use crate::format::onnx::read::Place;
 use crate::format::onnx::read::ReadAt;
 use crate::format::onnx::read::ReadError;
 use crate::format::onnx::read::Values;
@@ -54,7 +58,7 @@ const BLOCK_BYTES: u64 = 1 << 20;
 pub(super) struct ModelOutput {
     splice: Splice,
     /// The file beside it, if it has one.
-    data: Option<Target>,
+    data: Option<DataTarget>,
 }
 
 /// Whether an output of this name is a model.
@@ -70,14 +74,9 @@ pub(in crate::checkpoint) fn make_room(
     model: &Model,
     is_replaced: impl Fn(usize) -> bool,
     existing: Existing,
-) -> Result<(Splice, Target, Option<Target>), OutputError> {
+) -> Result<(Splice, Target, Option<DataTarget>), OutputError> {
     let target = Target::for_file(path, existing)?;
-    let name = target.path().file_name().and_then(|name| name.to_str());
-    let name = name.ok_or_else(|| OutputError::ModelName {
-        path: path.to_owned(),
-    })?;
-    let location = format!("{name}.data");
-    let data_path = target.path().with_file_name(&location);
+    let is_external = |values: &&Values| matches!(values.place, Place::External { .. });
     let initializers = model.initializers.iter().enumerate();
     let replaced: Vec<&Values> = initializers
         .filter(|(idx, _)| is_replaced(*idx))
@@ -85,10 +84,16 @@ pub(in crate::checkpoint) fn make_room(
         .collect();
     let source = template.shards()[0].source();
     let dropped = [CERTIFICATE_KEY, RECALIBRATION_KEY, SEAL_KEY];
-    let spliced = splice(source, model, &replaced, &dropped, &location);
+    let data = replaced
+        .iter()
+        .any(is_external)
+        .then(|| DataTarget::beside(&target, existing))
+        .transpose()?;
+    let location = data.as_ref().map_or("", DataTarget::name);
+    let spliced = splice(source, model, &replaced, &dropped, location);
     let splice = template.model_error(spliced)?;
-    let data = (splice.data_bytes > 0).then(|| Target::for_file(&data_path, existing));
-    Ok((splice, target, data.transpose()?))
+    let data = data.filter(|_| splice.data_bytes > 0);
+    Ok((splice, target, data))
 }
 
 /// Copies what stays of a model to a file under construction.
@@ -154,16 +159,23 @@ impl Destination {
         }
         refuse_input(path, ingredients)?;
         let (splice, target, data) = make_room(path, template, model, |_| true, existing)?;
-        if let Some(data) = &data {
-            refuse_input(data.path(), ingredients)?;
+        for path in data.iter().flat_map(DataTarget::paths) {
+            refuse_input(path, ingredients)?;
         }
         Ok(Self {
             path: path.to_owned(),
             target,
             is_directory: false,
+            stem: Stem::default(),
             durability,
             model: Some(ModelOutput { splice, data }),
         })
+    }
+
+    /// The file beside a model that holds its elements.
+    pub fn data_path(&self) -> Option<&Path> {
+        let data = self.model.as_ref()?.data.as_ref()?;
+        Some(data.target().path())
     }
 
     /// Bytes of a model and of the file beside it, without new metadata; `None` if the
@@ -194,16 +206,16 @@ impl Destination {
         let bytes = splice.model_bytes + metadata_bytes;
         let file =
             StagedFile::create(&self.target, bytes, self.durability).map_err(OutputError::from)?;
-        let data = data
+        let staged_data = data
             .as_ref()
-            .map(|target| StagedFile::create(target, splice.data_bytes, self.durability))
+            .map(|data| StagedFile::create(data.target(), splice.data_bytes, self.durability))
             .transpose()
             .map_err(OutputError::from)?;
         copy_pieces(template, splice, &file)?;
         let headers = [metadata_bytes];
         let staged = StagedModel {
             file: &file,
-            data: data.as_ref(),
+            data: staged_data.as_ref(),
             model_bytes: splice.model_bytes,
             template,
             tensors: placed(template, model, splice, layout),
@@ -214,10 +226,8 @@ impl Destination {
         };
         let filled = fill(&output)?;
         drop(output);
-        if let Some(data) = data {
-            data.publish().map_err(OutputError::from)?;
-        }
-        file.publish().map_err(OutputError::from)?;
+        let beside = data.as_ref().zip(staged_data);
+        publish_model(file, beside).map_err(OutputError::from)?;
         Ok(filled)
     }
 }

@@ -3,9 +3,11 @@
 use std::path::Path;
 
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::DataTarget;
 use crate::checkpoint::OutputError;
 use crate::checkpoint::output::model::copy_pieces;
 use crate::checkpoint::output::model::make_room;
+use crate::checkpoint::output::publish_model;
 use crate::checkpoint::refuse_named_input;
 use crate::format::onnx::splice::Room;
 use crate::format::replace::Durability;
@@ -50,25 +52,24 @@ pub(crate) fn write_replaced<E: From<OutputError>>(
     };
     let is_replaced = |idx| replaced.binary_search(&idx).is_ok();
     let (splice, target, data) = make_room(path, template, model, is_replaced, existing)?;
-    if let Some(data) = &data {
+    for path in data.iter().flat_map(DataTarget::paths) {
         let shards = template.shards().iter();
-        refuse_named_input(data.path(), shards.map(|shard| shard.source().path()))?;
+        refuse_named_input(path, shards.map(|shard| shard.source().path()))?;
     }
     let file =
         StagedFile::create(&target, splice.model_bytes, durability).map_err(OutputError::from)?;
-    let data = data
-        .map(|target| StagedFile::create(&target, splice.data_bytes, durability))
+    let staged_data = data
+        .as_ref()
+        .map(|data| StagedFile::create(data.target(), splice.data_bytes, durability))
         .transpose()
         .map_err(OutputError::from)?;
     copy_pieces(template, &splice, &file)?;
     fill(&ReplacedModel {
         file: &file,
-        data: data.as_ref(),
+        data: staged_data.as_ref(),
         rooms: &splice.rooms,
     })?;
-    if let Some(data) = data {
-        data.publish().map_err(OutputError::from)?;
-    }
-    file.publish().map_err(OutputError::from)?;
+    let beside = data.as_ref().zip(staged_data);
+    publish_model(file, beside).map_err(OutputError::from)?;
     Ok(splice.model_bytes + splice.data_bytes)
 }

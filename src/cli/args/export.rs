@@ -75,7 +75,11 @@ JSON output:
                       retained_zeros
     certificate       carried, dropped, or none
     sparsity_config   null, or what config.json needs under quantization_config
-    sidecars, warnings
+    sidecars          files copied along; sidecars_left, those that were not
+                      (name, reason)
+    config_changes    what config.json says otherwise; config_open, what it
+                      has to say
+    warnings          sentences
   For an ONNX model:
     output          path of the model, as given
     data            path of the file beside it that has the weights, or null
@@ -170,7 +174,8 @@ pub(crate) struct OnnxArguments {
     ///
     /// Without a value, or with `checkpoint`, the model refers to the checkpoint, which
     /// must stay where it is, beside the model or below. With `file`, they are written
-    /// beside the model to a file of its name and `.data`.
+    /// beside the model to a file of its name and `.data`, or `.2.data` where it replaces
+    /// a model whose weights have the first name.
     #[arg(long, value_name = "WHERE", value_enum, num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "checkpoint")]
     pub(crate) external_data: Option<ExternalData>,

@@ -39,7 +39,10 @@ JSON output:
                       threshold was pruned, what scores above it was not; of
                       what is equal, the first. It is a magnitude, a LAMP score,
                       the norm of the largest pruned channel, or null
-    sidecars          files copied along
+    sidecars          files copied along; sidecars_left, those that were not
+                      (name, reason)
+    config_changes    what config.json says otherwise; config_open, what it
+                      has to say
     warnings          sentences
   A run that fails prints an error object, as a merge does.
 ";

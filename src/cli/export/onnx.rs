@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use serde::Serialize;
 use sms_merge::checkpoint::Checkpoint;
+use sms_merge::checkpoint::DataTarget;
 use sms_merge::checkpoint::DtypeRule;
 use sms_merge::checkpoint::Ingredients;
 use sms_merge::checkpoint::Observer;
@@ -97,13 +97,12 @@ pub(super) fn run(arguments: &ExportArguments, interrupted: &AtomicBool) -> anyh
     refuse_named_input(&arguments.output, inputs())?;
     let target = target(arguments, &arguments.output)?;
     // Readers look beside the model itself, whatever links lead to it.
-    let data = data_path(arguments, target.path());
-    if let Some(data) = &data {
-        refuse_named_input(data, inputs())?;
+    let data = data_target(arguments, &target)?;
+    for path in data.iter().flat_map(DataTarget::paths) {
+        refuse_named_input(path, inputs())?;
     }
-    let data_target = data.as_deref().map(|data| self::target(arguments, data));
-    let data_target = data_target.transpose()?;
-    for target in std::iter::once(&target).chain(&data_target) {
+    let beside = data.as_ref().map(DataTarget::target);
+    for target in std::iter::once(&target).chain(beside) {
         target.probe(0).map_err(OutputError::from)?;
     }
     let options = open_options(&arguments.reading);
@@ -111,9 +110,9 @@ pub(super) fn run(arguments: &ExportArguments, interrupted: &AtomicBool) -> anyh
     let mask = mask
         .map(|path| Checkpoint::open(path, &options))
         .transpose()?;
-    refuse_shards(arguments, data.as_deref(), &checkpoint, mask.as_ref())?;
+    refuse_shards(arguments, data.as_ref(), &checkpoint, mask.as_ref())?;
     let graph = graph(arguments, &checkpoint)?;
-    let options = onnx_options(arguments, target.path(), &checkpoint)?;
+    let options = onnx_options(arguments, (target.path(), data.as_ref()), &checkpoint)?;
     let ingredients = Ingredients::join(vec![checkpoint], mask, DtypeRule::AnyFloat, |_| true)?;
 
     // Once to count, once to write.
@@ -125,14 +124,14 @@ pub(super) fn run(arguments: &ExportArguments, interrupted: &AtomicBool) -> anyh
     };
     let durability = outputs::durability(arguments.no_sync);
     let export = OnnxExport::plan(&graph, &ingredients, &options, observer)?;
-    let bytes_written = export.write(&target, data_target.as_ref(), durability, observer)?;
+    let bytes_written = export.write(&target, data.as_ref(), durability, observer)?;
     progress.clear();
 
     let (pruned, numel) = export.pruned();
     let object = ExportObject {
         schema: SCHEMA,
         output: arguments.output.to_string_lossy().into_owned(),
-        data: data.map(|data| data.to_string_lossy().into_owned()),
+        data: data.map(|data| data.target().path().to_string_lossy().into_owned()),
         bytes_written,
         elapsed_secs: started.elapsed().as_secs_f64(),
         model: ModelObject {
@@ -173,16 +172,16 @@ pub(super) fn run(arguments: &ExportArguments, interrupted: &AtomicBool) -> anyh
     Ok(Exit::Done)
 }
 
-/// The file that the weights of `model` go to, if they go to one of their own.
-fn data_path(arguments: &ExportArguments, model: &Path) -> Option<PathBuf> {
-    match arguments.onnx.external_data {
-        Some(ExternalData::File) => {
-            let mut path = model.as_os_str().to_owned();
-            path.push(".data");
-            Some(path.into())
-        }
-        _ => None,
-    }
+/// The file that the weights of a model go to, if they go to one of their own.
+fn data_target(
+    arguments: &ExportArguments,
+    model: &Target,
+) -> Result<Option<DataTarget>, OutputError> {
+    let existing = outputs::existing(arguments.force);
+    let is_file = matches!(arguments.onnx.external_data, Some(ExternalData::File));
+    is_file
+        .then(|| DataTarget::beside(model, existing))
+        .transpose()
 }
 
 fn target(arguments: &ExportArguments, path: &Path) -> Result<Target, OutputError> {
@@ -193,14 +192,12 @@ fn target(arguments: &ExportArguments, path: &Path) -> Result<Target, OutputErro
 /// Refuses an output that is a file of the inputs.
 fn refuse_shards(
     arguments: &ExportArguments,
-    data: Option<&Path>,
+    data: Option<&DataTarget>,
     checkpoint: &Checkpoint,
     mask: Option<&Checkpoint>,
 ) -> Result<(), OutputError> {
-    for output in [Some(arguments.output.as_path()), data]
-        .into_iter()
-        .flatten()
-    {
+    let beside = data.into_iter().flat_map(DataTarget::paths);
+    for output in [arguments.output.as_path()].into_iter().chain(beside) {
         let files = [checkpoint].into_iter().chain(mask).flat_map(|checkpoint| {
             let shards = checkpoint.shards().iter();
             shards
@@ -214,13 +211,9 @@ fn refuse_shards(
 
 fn onnx_options(
     arguments: &ExportArguments,
-    model: &Path,
+    (model, data): (&Path, Option<&DataTarget>),
     checkpoint: &Checkpoint,
 ) -> anyhow::Result<OnnxOptions> {
-    let name = |path: &Path| {
-        path.file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-    };
     let parent = model.parent();
     let parent = parent.filter(|parent| !parent.as_os_str().is_empty());
     Ok(OnnxOptions {
@@ -244,9 +237,7 @@ fn onnx_options(
                 directory: parent.unwrap_or(Path::new(".")).to_owned(),
             },
             Some(ExternalData::File) => Payloads::File {
-                name: data_path(arguments, model)
-                    .and_then(|path| name(&path))
-                    .unwrap_or_default(),
+                name: data.map_or("", DataTarget::name).to_owned(),
             },
         },
         rules: rules(&arguments.mask, OnMaskMismatch::Error)?,

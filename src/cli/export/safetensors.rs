@@ -19,13 +19,14 @@ use sms_merge::merge::Observer;
 use sms_merge::merge::PlannedTensor;
 use sms_merge::merge::copy;
 use sms_merge::merge::refuse_named_input;
-use sms_merge::merge::sparsity_config;
 use sms_merge::tensor::Printable;
 
 use crate::cli::SCHEMA;
 use crate::cli::args::LayoutChoice;
 use crate::cli::args::OnMaskMismatch;
 use crate::cli::args::export::ExportArguments;
+use crate::cli::beside;
+use crate::cli::beside::LeftObject;
 use crate::cli::exit::Exit;
 use crate::cli::inputs::join;
 use crate::cli::inputs::layout;
@@ -61,6 +62,9 @@ struct ExportObject<'a> {
     certificate: &'static str,
     sparsity_config: Option<serde_json::Value>,
     sidecars: &'a [String],
+    sidecars_left: Vec<LeftObject<'a>>,
+    config_changes: &'a [String],
+    config_open: &'a [String],
     warnings: Vec<String>,
 }
 
@@ -142,10 +146,10 @@ impl Export<'_> {
             text::print(&text::json(&self.object())?)?;
         } else if !report.quiet {
             self.lines().iter().for_each(|line| note(line));
-            if let Some(config) = self.config() {
-                let config = serde_json::json!({ "quantization_config": config });
-                note(&format!("add to config.json: {config}"));
-            }
+            let sidecars = &self.copied.sidecars;
+            let lines = beside::lines(sidecars, &self.arguments.output);
+            let unread = beside::unread(&self.copied.plan, sidecars, &self.arguments.output);
+            lines.iter().chain(&unread).for_each(|line| note(line));
             for warning in self.warnings() {
                 note(&format!("warning: {}", Clean(&warning)));
             }
@@ -158,14 +162,10 @@ impl Export<'_> {
         TotalObject::new(connectivity.tensors(), Some(connectivity.digest()))
     }
 
-    /// What readers of the `sparse-bitmask` format have to be told.
+    /// What readers of a format of compressed-tensors have to be told.
     fn config(&self) -> Option<serde_json::Value> {
-        let mut tensors = self.copied.plan.tensors.iter();
-        let is_theirs = tensors.any(|tensor| {
-            let compact = tensor.compact.as_ref();
-            compact.is_some_and(|compact| compact.kind == CompactKind::CompressedTensors)
-        });
-        is_theirs.then(|| sparsity_config(&self.copied.plan, self.total().sparsity))
+        let written = self.copied.plan.written(self.source);
+        written.sparse.map(|sparse| sparse.quantization_config())
     }
 
     fn certificate(&self) -> &'static str {
@@ -228,6 +228,9 @@ impl Export<'_> {
             certificate: self.certificate(),
             sparsity_config: self.config(),
             sidecars: &self.copied.sidecars.copied,
+            sidecars_left: beside::left_objects(&self.copied.sidecars),
+            config_changes: &self.copied.sidecars.config.changed,
+            config_open: &self.copied.sidecars.config.open,
             warnings: self.warnings(),
         }
     }
@@ -281,6 +284,7 @@ fn stored_as(planned: &PlannedTensor) -> &'static str {
         (Some(compact), _) => match compact.kind {
             CompactKind::Bitmask => "bitmask",
             CompactKind::CompressedTensors => "compressed-tensors",
+            CompactKind::Sparse24 => "sparse-24-bitmask",
         },
         (None, Some(mask))
             if mask.name.ends_with("_mask") && planned.slot.name.ends_with("_orig") =>

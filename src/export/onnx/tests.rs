@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::*;
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::DataTarget;
 use crate::checkpoint::DtypeRule;
 use crate::checkpoint::OpenOptions;
 use crate::format::replace::Existing;
@@ -148,7 +149,9 @@ impl Bench {
         };
         let export = OnnxExport::plan(graph, &ingredients, options, observer)?;
         let target = |name: &str| Target::for_file(&self.at(name), Existing::Replace).unwrap();
-        let data = target("model.onnx.data");
+        // With an older model there, the data would get another name.
+        let _ = fs::remove_file(self.at("model.onnx"));
+        let data = DataTarget::beside(&target("model.onnx"), Existing::Replace).unwrap();
         export.write(
             &target("model.onnx"),
             Some(&data),

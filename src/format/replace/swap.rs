@@ -164,12 +164,7 @@ impl StagedDirectory {
     }
 
     /// The same of a folder of it, whose name ends in a slash unless it is empty.
-    fn check_folder(
-        &self,
-        folder: &Parent,
-        name: &str,
-        depth: usize,
-    ) -> Result<(), ReplaceError> {
+    fn check_folder(&self, folder: &Parent, name: &str, depth: usize) -> Result<(), ReplaceError> {
         let path = self.target.path();
         let failed = |source: Errno| ReplaceError::Parent {
             path: path.to_path_buf(),

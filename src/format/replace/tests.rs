@@ -246,7 +246,9 @@ fn unfit_places_are_refused() {
     let directory = TempDir::new().unwrap();
     let at = |name: &str| directory.path().join(name);
     fs::write(at("file"), "").unwrap();
+    fs::create_dir(at("empty")).unwrap();
     fs::create_dir(at("directory")).unwrap();
+    fs::write(at("directory/file"), "").unwrap();
     assert!(
         Command::new("mkfifo")
             .arg(at("fifo"))
@@ -286,6 +288,7 @@ fn unfit_places_are_refused() {
     check(at("file/"), "a regular file", "a regular file");
     check(at("directory"), "a directory", "exists");
     check(at("directory/"), "a directory", "exists");
+    check(at("empty"), "a directory", "fine");
     check(at("fifo"), "a fifo", "a fifo");
     check(at("to_fifo"), "a fifo", "a fifo");
     check(PathBuf::from("/dev/null"), "a device", "a device");
@@ -691,7 +694,7 @@ fn a_directory_holds_what_was_announced() {
     let create = |names: &[&str]| {
         StagedDirectory::create(&target, names.iter().copied(), Durability::Unsynced)
     };
-    for name in ["", ".", "..", "a/b", "/a", "a\0"] {
+    for name in ["", ".", "..", "../b", "a/", "/a", "a\0"] {
         let error = create(&[name]).unwrap_err();
         assert!(matches!(error, ReplaceError::EntryName { .. }), "{error:?}");
     }

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use crate::adapter::CONFIG_NAME;
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::Contents;
 use crate::checkpoint::Destination;
 use crate::checkpoint::Ingredients;
 use crate::checkpoint::Observer;
@@ -103,7 +104,8 @@ pub fn merge_adapters(
         .into_iter()
         .map(|bytes| (bytes + records as u64).next_multiple_of(8))
         .collect();
-    let mut sidecars = destination.sidecars(ingredients)?;
+    let written = plan.plain.written(ingredients);
+    let mut sidecars = destination.sidecars(ingredients, &written)?;
     if let Some(text) = config {
         sidecars.give(CONFIG_NAME, text);
     }
@@ -141,8 +143,12 @@ pub fn merge_adapters(
         let modules = computed.into_iter().map(|found| found.merged()).collect();
         Ok((modules, outcome, connectivity, certificate))
     };
-    let (modules, outcome, connectivity, certificate) =
-        destination.write(&headers, &plan.plain.layouts, &sidecars, fill)?;
+    let contents = Contents {
+        headers: &headers,
+        layouts: &plan.plain.layouts,
+        sidecars: &sidecars,
+    };
+    let (modules, outcome, connectivity, certificate) = destination.write(&contents, fill)?;
     Ok(AdapterSoup {
         modules,
         outcome,
