@@ -6,6 +6,8 @@
 //! old weights go.
 
 use std::fs;
+use std::fs::Metadata;
+use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -47,22 +49,24 @@ impl DataTarget {
         });
         let names: Vec<String> = names.collect();
         let path = |name: &String| model.path().with_file_name(name);
-        let is_taken = |name: &String| fs::symlink_metadata(path(name)).is_ok();
+        let found = names
+            .iter()
+            .map(|name| look(&path(name)))
+            .collect::<Result<Vec<_>, _>>()?;
         // Without an older model, what has the first name is read by none.
         let free = match model.existing() {
-            None => names.first(),
-            Some(_) => names.iter().find(|name| !is_taken(name)),
+            None => Some(0),
+            Some(_) => found.iter().position(Option::is_none),
         };
-        let Some(own) = free else {
-            return Err(ReplaceError::Exists {
-                path: path(&names[0]),
-            }
-            .into());
+        let Some(free) = free else {
+            let path = path(&names[0]);
+            return Err(ReplaceError::Exists { path }.into());
         };
-        let is_file = |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|file| file.is_file());
-        let others = names.iter().filter(|name| *name != own).map(path);
+        let own = &names[free];
+        let others = names.iter().zip(&found).filter(|(name, _)| *name != own);
+        let files = others.filter(|(_, found)| found.as_ref().is_some_and(Metadata::is_file));
         let stale = match existing {
-            Existing::Replace => others.filter(is_file).collect(),
+            Existing::Replace => files.map(|(name, _)| path(name)).collect(),
             Existing::Refuse => Vec::new(),
         };
         Ok(Self {
@@ -97,7 +101,7 @@ impl DataTarget {
     fn remove_stale(&self) -> Result<(), ReplaceError> {
         for leftover in &self.stale {
             match fs::remove_file(leftover) {
-                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(ReplaceError::Leftover {
                         path: self.model.clone(),
                         leftover: leftover.clone(),
@@ -108,6 +112,18 @@ impl DataTarget {
             }
         }
         Ok(())
+    }
+}
+
+/// What a path names, links not followed; `None` if nothing does.
+fn look(path: &Path) -> Result<Option<Metadata>, ReplaceError> {
+    match fs::symlink_metadata(path) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(ReplaceError::Resolve {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
