@@ -2,6 +2,7 @@
 //! clap, anyhow and indicatif. Decides nothing about a soup.
 
 mod adapters;
+mod advice;
 mod apply;
 mod architecture;
 mod args;
@@ -43,6 +44,8 @@ mod prune;
 mod pruned;
 #[cfg(feature = "train")]
 mod recalibrate;
+#[cfg(feature = "train")]
+mod silence;
 mod size;
 mod summary;
 mod table;
@@ -83,9 +86,13 @@ struct Failure<'a> {
 pub(crate) fn run(argv: Vec<OsString>, interrupted: &AtomicBool, signal: &AtomicUsize) -> u8 {
     let signal = || u8::try_from(signal.load(Ordering::Relaxed)).unwrap_or_default();
     let wants_json = argv.iter().any(|word| word == "--json");
+    let mut is_of_recipe = false;
     let done = argv::with_command(argv).map_err(anyhow::Error::from);
     let done = done.and_then(|argv| match Arguments::try_parse_from(&argv) {
-        Ok(arguments) => dispatch(&arguments.command, interrupted),
+        Ok(arguments) => {
+            is_of_recipe = follows_recipe(&arguments.command);
+            dispatch(&arguments.command, interrupted)
+        }
         Err(error) => usage::refuse(&error, &argv, wants_json),
     });
     match done {
@@ -96,14 +103,37 @@ pub(crate) fn run(argv: Vec<OsString>, interrupted: &AtomicBool, signal: &Atomic
             {
                 text::note(&masks::mismatch_text(mismatch));
             }
-            let exit = report(&ErrorObject::new(&error, signal()), wants_json);
-            let has_policy = !error.is::<AnotherMask>();
+            let object = in_terms(ErrorObject::new(&error, signal()), is_of_recipe);
+            let exit = report(&object, wants_json);
+            let has_policy = !error.is::<AnotherMask>() && !is_of_recipe;
             if exit == Exit::Connectivity.code() && has_policy && !wants_json {
                 text::note(masks::policies().trim_end());
             }
             exit
         }
     }
+}
+
+/// Whether a command does what a recipe says, and has none of the options of others.
+#[cfg(feature = "train")]
+fn follows_recipe(command: &Command) -> bool {
+    matches!(command, Command::Cycle(_) | Command::Job(_))
+}
+
+/// No command does without the trainer.
+#[cfg(not(feature = "train"))]
+fn follows_recipe(_command: &Command) -> bool {
+    false
+}
+
+/// A failure in the words of its command.
+fn in_terms(error: ErrorObject, is_of_recipe: bool) -> ErrorObject {
+    #[cfg(feature = "train")]
+    if is_of_recipe {
+        return cycle::terms::in_recipe(error);
+    }
+    let _ = is_of_recipe;
+    error
 }
 
 /// The error of a command that has no policy for masks that differ.

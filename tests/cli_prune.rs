@@ -355,7 +355,7 @@ fn what_makes_no_sense_is_refused_and_leaves_nothing() {
     refused(
         &["--sparsity", "0.5", "--exclude", "head*"],
         2,
-        "`--exclude head*` matches no tensor",
+        "pattern `head*` to exclude matches no tensor",
     );
     refused(
         &["--sparsity", "0.5", "--include", "steps"],

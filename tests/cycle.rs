@@ -15,6 +15,8 @@ mod names;
 mod python;
 #[path = "cycle/trainer.rs"]
 mod trainer;
+#[path = "cycle/words.rs"]
+mod words;
 
 use serde_json::Value;
 

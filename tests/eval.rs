@@ -410,3 +410,363 @@ fn a_certificate_of_other_names_does_not_go_on() {
         assert_eq!(kept["sms_merge"], Value::Null);
     }
 }
+
+/// Writes a checkpoint again without any metadata, its tensors changed by `change`.
+fn silence(from: &Path, to: &Path, change: impl Fn(&str) -> Option<String>) {
+    let bytes = fs::read(from).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensors = file
+        .iter()
+        .filter_map(|(name, tensor)| Some((change(name)?, tensor)));
+    safetensors::serialize_to_file(tensors, None, to).unwrap();
+}
+
+/// What a checkpoint of somebody else's is, has to be said.
+#[test]
+fn nothing_is_guessed_of_a_checkpoint_that_does_not_say_what_it_is() {
+    let directory = models();
+    let path = directory.path();
+    let whole = |name: &str| Some(name.to_owned());
+    for name in ["a", "b", "soup", "mlp"] {
+        let [own, silent] = [name.to_owned(), format!("silent-{name}")];
+        let [own, silent] = [own, silent].map(|name| path.join(name + ".st"));
+        silence(&own, &silent, whole);
+    }
+    let model = ["--model", "convnet", "--model-option", "widths=4,8"];
+    let data = ["--data", "digits"];
+    let facts = ["which network it holds", "which images it was trained on"];
+    let options = ["add `--model MODEL`", "`--data DATA`"];
+
+    let commands: [&[&str]; 4] = [
+        &["eval", "a.st", "silent-soup.st"],
+        &["recalibrate", "silent-soup.st", "-o", "never.st"],
+        &[
+            "a.st",
+            "silent-soup.st",
+            "--method",
+            "greedy",
+            "-o",
+            "never.st",
+        ],
+        &["train", "--init", "silent-soup.st", "-o", "never.st"],
+    ];
+    for command in commands {
+        let refused = |more: &[&str], missing: [bool; 2]| {
+            let (status, error) = failure(path, &[command, more].concat());
+            assert_eq!(status, 2, "{command:?} {error}");
+            assert!(error.contains("`silent-soup.st` does not say"), "{error}");
+            for (idx, is_missing) in missing.into_iter().enumerate() {
+                assert_eq!(error.contains(facts[idx]), is_missing, "{error}");
+            }
+            assert_eq!(error.contains(options[0]), missing[0], "{error}");
+            assert_eq!(error.contains(options[1]), missing[1], "{error}");
+            assert!(!path.join("never.st").exists());
+            error
+        };
+        let error = refused(&[], [true, true]);
+        let in_torch = error.contains("`torch.optim.swa_utils.update_bn(loader, model)`");
+        assert_eq!(in_torch, command[0] == "recalibrate", "{error}");
+        refused(&data, [true, false]);
+        refused(&model, [false, true]);
+    }
+    let export = ["export", "silent-soup.st", "-o", "never.onnx"];
+    let (status, error) = failure(path, &export);
+    assert_eq!(status, 2, "{error}");
+    assert!(
+        error.contains("`silent-soup.st` does not say which model"),
+        "{error}"
+    );
+    assert!(error.contains("sms-merge model --list"), "{error}");
+    assert!(!path.join("never.onnx").exists());
+    // What the hints name is there.
+    assert!(text(path, &["model", "--list"]).contains("convnet"));
+    assert!(text(path, &["model", "--help"]).contains("[[layers]]"));
+    assert!(text(path, &["data", "--help"]).contains("fashion-mnist"));
+
+    // Said, the same numbers come out as of the checkpoint that says so itself.
+    let said = [&model[..], &data[..]].concat();
+    let evaluation = |words: &[&str]| json(path, words)["models"][0]["evaluation"].clone();
+    let silent = [&["eval", "silent-a.st"], &said[..]].concat();
+    assert_eq!(evaluation(&silent), evaluation(&["eval", "a.st"]));
+    let silent = [
+        &["recalibrate", "silent-soup.st", "-o", "s.st", "-q"],
+        &said[..],
+    ]
+    .concat();
+    text(path, &silent);
+    text(path, &["recalibrate", "soup.st", "-o", "r.st", "-q"]);
+    assert!(tensors(&path.join("s.st")) == tensors(&path.join("r.st")));
+    let greedy = [
+        "silent-a.st",
+        "silent-b.st",
+        "--method",
+        "greedy",
+        "-o",
+        "g.st",
+        "-q",
+    ];
+    text(path, &[&greedy[..], &said[..]].concat());
+}
+
+/// Everything that is made of our own checkpoints needs no options.
+#[test]
+fn what_a_checkpoint_is_goes_with_it_wherever_it_goes() {
+    let directory = models();
+    let path = directory.path();
+    let make = |words: &[&str]| drop(text(path, &[words, &["-q"]].concat()));
+    make(&["prune", "soup.st", "-o", "pruned.st", "--sparsity", "0.5"]);
+    for layout in ["bitmask", "compressed-tensors", "torch-prune", "dense"] {
+        make(&[
+            "export",
+            "pruned.st",
+            "-o",
+            &format!("{layout}.st"),
+            "--layout",
+            layout,
+        ]);
+    }
+    make(&["a.st", "b.st", "-o", "half.st", "--dtype", "f16"]);
+    make(&["bitmask.st", "bitmask.st", "-o", "again.st"]);
+    make(&["a.st", "b.st", "-o", "many", "--shard-size", "4KB"]);
+    make(&["a.st", "b.st", "-o", "best.st", "--method", "greedy"]);
+    make(&["export", "soup.st", "-o", "soup.onnx"]);
+    make(&["mlp.st", "mlp.st", "-o", "flat.st"]);
+    let all = [
+        "pruned.st",
+        "bitmask.st",
+        "compressed-tensors.st",
+        "torch-prune.st",
+        "dense.st",
+        "half.st",
+        "again.st",
+        "many",
+        "best.st",
+        "flat.st",
+    ];
+    for name in all {
+        text(path, &["eval", name]);
+        let output = format!("ready-{}.st", name.replace('.', "-"));
+        text(path, &["recalibrate", name, "-o", &output]);
+        text(path, &["eval", &output]);
+        text(path, &["export", name, "-o", &format!("{output}.onnx")]);
+    }
+    text(path, &["eval", "soup.onnx"]);
+    text(
+        path,
+        &[
+            "train",
+            "--init",
+            "pruned.st",
+            "--epochs",
+            "1",
+            "-o",
+            "t.st",
+            "-q",
+        ],
+    );
+}
+
+/// The commands that stand between backticks behind `before`.
+fn command_in(error: &str, before: &str) -> Vec<String> {
+    let begin = error.find(before).unwrap_or_else(|| panic!("{error}"));
+    let command = &error[begin + before.len()..];
+    let command = command.split('`').next().unwrap();
+    assert!(!command.contains('\''), "{command}");
+    let mut words = command.split(' ').map(str::to_owned);
+    assert_eq!(words.next().unwrap(), "sms-merge");
+    words.collect()
+}
+
+#[test]
+fn the_advice_after_a_merge_works_as_it_is_printed() {
+    let directory = models();
+    let path = directory.path();
+    let warned = |words: &[&str]| {
+        let output = run(path, words);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{words:?} {error}");
+        error
+    };
+    let follow = |command: &[String]| {
+        let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        let found = text(path, &words);
+        assert!(
+            found.contains("estimated from 1,280 training images"),
+            "{found}"
+        );
+        assert!(run(path, &["eval", &command[3]]).stderr.is_empty());
+    };
+
+    let by = "before the soup is used, by `";
+    let said = warned(&["a.st", "b.st", "-o", "new.st"]);
+    assert!(!said.contains("update_bn"), "{said}");
+    let command = command_in(&said, by);
+    assert_eq!(command[1..], ["new.st", "-o", "new-recalibrated.st"]);
+    follow(&command);
+    // Once more, where the name is taken.
+    let command = command_in(&warned(&["a.st", "b.st", "-o", "new.st", "--force"]), by);
+    assert_eq!(command[3], "new-recalibrated-2.st");
+    follow(&command);
+    follow(&command_in(
+        &warned(&["a.st", "b.st", "-o", "dir", "--shard-size", "4KB"]),
+        by,
+    ));
+    follow(&command_in(&warned(&["eval", "new.st"]), "first `"));
+
+    // Of somebody else's network only its framework can estimate them.
+    let whole = |name: &str| Some(name.to_owned());
+    silence(&path.join("a.st"), &path.join("fa.st"), whole);
+    silence(&path.join("b.st"), &path.join("fb.st"), whole);
+    for words in [
+        ["fa.st", "fb.st", "-o", "f.st"],
+        ["a.st", "fb.st", "-o", "g.st"],
+    ] {
+        let said = warned(&words);
+        assert!(
+            said.contains("`torch.optim.swa_utils.update_bn(loader, model)`"),
+            "{said}"
+        );
+        assert!(
+            said.contains(&format!("load `{}` into the model", words[3])),
+            "{said}"
+        );
+        assert!(!said.contains("recalibrate"), "{said}");
+    }
+    // Unless it is said what it is; then the advice says so too.
+    let told = [
+        "--model",
+        "convnet",
+        "--model-option",
+        "widths=4,8",
+        "--data",
+        "digits",
+    ];
+    let said = warned(&[&["eval", "f.st"], &told[..]].concat());
+    let words = command_in(&said, "first `");
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    text(path, &words);
+
+    // A model for other programs has to be exported again.
+    text(path, &["export", "a.st", "-o", "a.onnx", "-q"]);
+    text(path, &["export", "b.st", "-o", "b.onnx", "-q"]);
+    let said = warned(&["a.onnx", "b.onnx", "-o", "s.onnx"]);
+    assert!(
+        said.contains("that the models were exported from"),
+        "{said}"
+    );
+    assert!(!said.contains("sms-merge recalibrate"), "{said}");
+}
+
+/// Images of the digits' size and classes that are not theirs: white noise.
+fn write_noise(path: &Path) {
+    use safetensors::Dtype;
+    use safetensors::tensor::TensorView;
+
+    let mut state = 1_u64;
+    let pixels: Vec<u8> = (0..512 * 64)
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 56) as u8
+        })
+        .collect();
+    let labels: Vec<u8> = (0..512).map(|image| (image % 10) as u8).collect();
+    let images = TensorView::new(Dtype::U8, vec![512, 1, 8, 8], &pixels).unwrap();
+    let labels = TensorView::new(Dtype::U8, vec![512], &labels).unwrap();
+    let tensors = [("images", images), ("labels", labels)];
+    safetensors::serialize_to_file(tensors, None, path).unwrap();
+}
+
+#[test]
+fn statistics_of_other_images_are_found_by_how_far_they_move() {
+    let directory = models();
+    let path = directory.path();
+    write_noise(&path.join("noise.st"));
+    let recalibrated = |more: &[&str]| {
+        let words = ["recalibrate", "soup.st", "-o", "r.st", "--force"];
+        let found = json(path, &[&words[..], more].concat());
+        let moved = &found["moved"];
+        assert_eq!(moved["channels"], 12);
+        assert_eq!(moved["layers"].as_array().unwrap().len(), 2);
+        assert_eq!(moved["layers"][0]["name"], "bn1");
+        let warnings = found["warnings"].as_array().unwrap();
+        let far = "statistics moved implausibly far";
+        let is_warned = warnings
+            .iter()
+            .any(|text| text.as_str().unwrap().contains(far));
+        (
+            float(&moved["mean_shift"]),
+            float(&moved["variance_factor"]),
+            is_warned,
+        )
+    };
+    let (shift, factor, is_warned) = recalibrated(&[]);
+    assert!(!is_warned, "{shift} {factor}");
+    let (far, larger, is_warned) = recalibrated(&["--data", "noise.st"]);
+    assert!(is_warned, "{far} {larger}");
+    assert!(
+        far > 3.0 * shift || larger > 2.0 * factor,
+        "{shift} {factor} {far} {larger}"
+    );
+    let words = ["recalibrate", "soup.st", "-o", "r.st", "--force"];
+    let shown = text(path, &words);
+    assert!(
+        shown.contains("standard deviations, variances by a factor of "),
+        "{shown}"
+    );
+    assert!(shown.contains("(medians over 12 channels)"), "{shown}");
+    // Once estimated, they stay where they are.
+    let again = json(path, &["recalibrate", "r.st", "-o", "again.st"]);
+    assert_eq!(float(&again["moved"]["mean_shift"]), 0.0);
+    assert_eq!(float(&again["moved"]["variance_factor"]), 1.0);
+}
+
+#[test]
+fn tensors_that_a_named_model_lacks_are_named() {
+    let directory = models();
+    let path = directory.path();
+    let change = |to: &str, change: &dyn Fn(&str) -> Option<String>| {
+        silence(&path.join("a.st"), &path.join(to), change);
+    };
+    change("renamed.st", &|name| Some(name.replace("bn1", "norm1")));
+    change("part.st", &|name| {
+        (!name.starts_with("bn2.")).then(|| name.to_owned())
+    });
+    change("counts.st", &|name| {
+        (!name.ends_with("tracked")).then(|| name.to_owned())
+    });
+    let model = [
+        "--model",
+        "convnet",
+        "--model-option",
+        "widths=4,8",
+        "--data",
+        "digits",
+    ];
+    let commands: [(&str, &[&str]); 2] = [("eval", &[]), ("recalibrate", &["-o", "never.st"])];
+    for (command, more) in commands {
+        let check = |name: &str, model: &[&str], expected: &[&str]| {
+            let (status, error) = failure(path, &[&[command, name], more, model].concat());
+            assert_eq!(status, 3, "{error}");
+            assert!(
+                error.contains(&format!("`{name}` is no checkpoint of")),
+                "{error}"
+            );
+            for expected in expected {
+                assert!(error.contains(expected), "{expected}: {error}");
+            }
+        };
+        let norm = ["tensor `bn1.weight` of `convnet` is missing", "`norm1."];
+        check("renamed.st", &model, &norm);
+        check(
+            "part.st",
+            &model,
+            &["tensor `bn2.weight` of `convnet` is missing (and 3 more)"],
+        );
+        let wide = [&model[..3], &["widths=4,16"], &model[4..]].concat();
+        check("a.st", &wide, &["has shape", "expected"]);
+        text(path, &[&[command, "counts.st"], more, &model].concat());
+        let _ = fs::remove_file(path.join("never.st"));
+    }
+}

@@ -8,6 +8,7 @@ mod init;
 mod plan;
 mod show;
 mod status;
+pub(crate) mod terms;
 
 use std::fs;
 use std::path::Path;

@@ -20,6 +20,7 @@ use sms_merge::merge::Certificate;
 use sms_merge::tensor::Stream;
 use sms_merge::train::Weights;
 use sms_merge::train::card::Card;
+use sms_merge::train::card::Origin;
 use sms_merge::train::data::Assembler;
 use sms_merge::train::data::DataError;
 use sms_merge::train::data::Dataset;
@@ -51,6 +52,8 @@ use crate::cli::learning::card_of;
 use crate::cli::learning::open_compute;
 use crate::cli::learning::open_data;
 use crate::cli::outputs;
+use crate::cli::silence::OtherWay;
+use crate::cli::silence::refuse_silence;
 use crate::cli::text;
 use crate::cli::text::note;
 use crate::cli::text::shown;
@@ -70,6 +73,8 @@ struct Subject {
     n_retained: u64,
     /// Whether its statistics of batch norm are averages of others.
     is_uncalibrated: bool,
+    /// Whether it is an ONNX model.
+    is_onnx: bool,
 }
 
 /// What is said about some images.
@@ -154,14 +159,17 @@ fn read(arguments: &EvalArguments) -> anyhow::Result<(Dataset, Vec<Subject>, Vec
     for path in &arguments.checkpoints {
         let checkpoint = Checkpoint::open(path, &named(&arguments.names))?;
         let card = card_of(&checkpoint)?;
+        let (model, data) = (&arguments.model, &arguments.data);
+        refuse_silence(path, card.as_ref(), model, data, OtherWay::None)?;
         checkpoints.push((checkpoint, card));
     }
     let first = checkpoints.iter().find_map(|(_, card)| card.as_ref());
-    let dataset = open_data(&arguments.data, first)?;
+    let dataset = open_data(&arguments.data, Origin::of_checkpoint(first))?;
     let mut subjects = Vec::with_capacity(checkpoints.len());
     let mut cards = Vec::with_capacity(checkpoints.len());
     for (checkpoint, card) in checkpoints {
-        let (graph, model) = build_model(&arguments.model, card.as_ref(), &dataset)?;
+        let origin = Origin::of_checkpoint(card.as_ref());
+        let (graph, model) = build_model(&arguments.model, origin, &dataset)?;
         let weights = Weights::read(&graph, &checkpoint)?;
         let masks = masks_of_zeros(&graph, &weights);
         let (mut n_prunable, mut n_retained) = (0, 0);
@@ -181,6 +189,7 @@ fn read(arguments: &EvalArguments) -> anyhow::Result<(Dataset, Vec<Subject>, Vec
             normalisation: normalisation(card.as_ref(), &dataset),
             n_prunable,
             n_retained,
+            is_onnx: checkpoint.model().is_some(),
             is_uncalibrated: Certificate::of(&checkpoint).is_ok_and(|certificate| {
                 certificate.options.batch_norm_pooled && certificate.recalibrated.is_empty()
             }),

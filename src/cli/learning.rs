@@ -9,12 +9,13 @@ use sms_merge::merge::default_threads;
 use sms_merge::tensor::DeviceName;
 use sms_merge::train::card::Card;
 use sms_merge::train::card::Named;
+use sms_merge::train::card::Origin;
+use sms_merge::train::card::choose_data;
 use sms_merge::train::card::choose_model;
 use sms_merge::train::compute::Compute;
 use sms_merge::train::data;
 use sms_merge::train::data::DataSpec;
 use sms_merge::train::data::Dataset;
-use sms_merge::train::data::Known;
 use sms_merge::train::record::ModelRecord;
 use sms_merge::train::record::NetworkError;
 use sms_merge::train::record::Record;
@@ -39,24 +40,22 @@ pub(crate) fn card_of(checkpoint: &Checkpoint) -> anyhow::Result<Option<Card>> {
     card.with_context(|| format!("`{}` cannot be understood", shown(checkpoint.path())))
 }
 
-/// Reads the data set that is asked for, or that a checkpoint was trained on, or the
-/// digits.
-pub(crate) fn open_data(arguments: &DataArguments, card: Option<&Card>) -> anyhow::Result<Dataset> {
-    let name = match (&arguments.data, card) {
-        (Some(name), _) => name.clone(),
-        (None, None) => DataSpec::default().name,
-        (None, Some(card)) if Known::from_name(&card.data.name).is_some() => card.data.name.clone(),
-        (None, Some(card)) => {
-            return Err(UsageError {
-                message: format!(
-                    "the checkpoint was trained on `{}`, which is not known by name; say where it \
-                     is",
-                    shown(Path::new(&card.data.name))
-                ),
-                next: Some("add `--data PATH`".to_owned()),
-            }
-            .into());
+/// Reads the data set that is asked for, or that a checkpoint was trained on, or, where
+/// there is no checkpoint, the digits.
+pub(crate) fn open_data(arguments: &DataArguments, origin: Origin<'_>) -> anyhow::Result<Dataset> {
+    let Some(name) = choose_data(arguments.data.as_deref(), origin) else {
+        let message = match origin.card() {
+            Some(card) => format!(
+                "the checkpoint was trained on `{}`, which is not known by name; say where it is",
+                shown(Path::new(&card.data.name))
+            ),
+            None => "the checkpoint does not say which images it was trained on".to_owned(),
+        };
+        return Err(UsageError {
+            message,
+            next: Some("add `--data PATH`".to_owned()),
         }
+        .into());
     };
     let spec = DataSpec {
         name,
@@ -65,11 +64,11 @@ pub(crate) fn open_data(arguments: &DataArguments, card: Option<&Card>) -> anyho
     Ok(data::open(&spec)?)
 }
 
-/// The network that is asked for, or that a checkpoint says it is, or one that suits the
-/// data; and how to build it again.
+/// The network that is asked for, or that a checkpoint says it is, or, where there is no
+/// checkpoint, one that suits the data; and how to build it again.
 pub(crate) fn build_model(
     arguments: &ModelArguments,
-    card: Option<&Card>,
+    origin: Origin<'_>,
     dataset: &Dataset,
 ) -> anyhow::Result<(Graph, ModelRecord)> {
     let file = arguments.model.as_deref().map(Path::new);
@@ -85,7 +84,13 @@ pub(crate) fn build_model(
         (None, None) => None,
     };
     let options = arguments.model_option.iter().cloned().collect();
-    let record = choose_model(named, options, card, dataset);
+    let Some(record) = choose_model(named, options, origin, dataset) else {
+        return Err(UsageError {
+            message: "the checkpoint does not say which network it holds".to_owned(),
+            next: Some("add `--model MODEL`; `sms-merge model --list` lists them".to_owned()),
+        }
+        .into());
+    };
     Ok((rebuild(&record)?, record))
 }
 

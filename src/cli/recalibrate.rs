@@ -20,11 +20,14 @@ use sms_merge::format::replace::Target;
 use sms_merge::merge::CertificateError;
 use sms_merge::train::Weights;
 use sms_merge::train::card::Card;
+use sms_merge::train::card::Origin;
 use sms_merge::train::data::Assembler;
 use sms_merge::train::data::Dataset;
+use sms_merge::train::data::Normalisation;
 use sms_merge::train::data::epoch_order;
 use sms_merge::train::evaluate::check_fit;
 use sms_merge::train::masks::masks_of_zeros;
+use sms_merge::train::recalibrate::Movement;
 use sms_merge::train::recalibrate::Recalibration;
 use sms_merge::train::recalibrate::has_statistics;
 use sms_merge::train::recalibrate::recalibrate;
@@ -45,6 +48,8 @@ use crate::cli::learning::card_of;
 use crate::cli::learning::open_compute;
 use crate::cli::learning::open_data;
 use crate::cli::outputs;
+use crate::cli::silence::OtherWay;
+use crate::cli::silence::refuse_silence;
 use crate::cli::text;
 use crate::cli::text::Clean;
 use crate::cli::text::note;
@@ -60,6 +65,7 @@ struct RecalibrateObject<'a> {
     has_batch_norm: bool,
     data: ObservedObject<'a>,
     tensors: Vec<String>,
+    moved: Option<&'a Movement>,
     elapsed_secs: f64,
     warnings: Vec<String>,
 }
@@ -79,6 +85,10 @@ struct Observed {
     batches: usize,
     /// New bytes of statistics, by tensor.
     replaced: BTreeMap<String, Vec<u8>>,
+    /// How far they moved, if there were statistics before.
+    moved: Option<Movement>,
+    /// How images were normalised.
+    normalisation: Normalisation,
 }
 
 /// Recalibrates.
@@ -101,7 +111,10 @@ pub(crate) fn run(
     }
     target.probe(checkpoint.tensor_bytes())?;
     let card = card_of(&checkpoint)?;
-    let dataset = open_data(&arguments.data, card.as_ref())?;
+    let (model, data) = (&arguments.model, &arguments.data);
+    let in_torch = OtherWay::InTorch;
+    refuse_silence(&arguments.checkpoint, card.as_ref(), model, data, in_torch)?;
+    let dataset = open_data(data, Origin::of_checkpoint(card.as_ref()))?;
     let observed = observe(arguments, &checkpoint, card.as_ref(), &dataset, interrupted)?;
     let replaced = observed.as_ref().map(|observed| &observed.replaced);
     let (metadata, refused) = match &observed {
@@ -109,7 +122,9 @@ pub(crate) fn run(
         Some(observed) => metadata(arguments, &checkpoint, &dataset, observed),
     };
     let refused = refused.map(|error| format!("{error}; it is left out"));
-    let warnings: Vec<String> = refused.into_iter().collect();
+    let mut warnings: Vec<String> = refused.into_iter().collect();
+    warnings.extend(observed.as_ref().and_then(Observed::warning));
+    let moved = observed.as_ref().and_then(|found| found.moved.as_ref());
     let nothing = BTreeMap::new();
     let replaced = replaced.unwrap_or(&nothing);
     let bytes_written = rewrite(&checkpoint, &metadata, replaced, &target, durability)?;
@@ -130,6 +145,7 @@ pub(crate) fn run(
                 seed: arguments.images.seed,
             },
             tensors: replaced.keys().cloned().collect(),
+            moved,
             elapsed_secs: started.elapsed().as_secs_f64(),
             warnings,
         };
@@ -143,11 +159,15 @@ pub(crate) fn run(
     text::print(&match &observed {
         None => format!("no batch norm: `{output}` is the input as it was\n"),
         Some(_) => format!(
-            "`{output}`: {} estimated from {} of `{}` ({})\n",
+            "`{output}`: {} estimated from {} of `{}` ({}){}\n",
             plural(replaced.len() as u64, "tensor"),
             plural(images as u64, "training image"),
             Clean(&dataset.name),
             plural(batches as u64, "batch").replace("batchs", "batches"),
+            match moved {
+                Some(moved) => format!("; they moved: {}", how_far(moved)),
+                None => String::new(),
+            },
         ),
     })?;
     for warning in &warnings {
@@ -165,7 +185,7 @@ fn observe(
     interrupted: &AtomicBool,
 ) -> anyhow::Result<Option<Observed>> {
     let compute = open_compute(&arguments.engine)?;
-    let (graph, _) = build_model(&arguments.model, card, dataset)?;
+    let (graph, _) = build_model(&arguments.model, Origin::of_checkpoint(card), dataset)?;
     let weights = Weights::read(&graph, checkpoint)?;
     if !has_statistics(&graph) {
         return Ok(None);
@@ -206,14 +226,55 @@ fn observe(
         Recalibration::NoBatchNorm => Ok(None),
         Recalibration::Interrupted => Err(Stopped.into()),
         Recalibration::Done { batches, images } => {
-            let weights = engine.weights()?;
-            let replaced = stored_statistics(&graph, &weights, checkpoint);
+            let estimated = engine.weights()?;
+            let replaced = stored_statistics(&graph, &estimated, checkpoint);
             Ok(Some(Observed {
                 images,
                 batches,
                 replaced: replaced.with_context(path)?,
+                moved: Movement::of(&graph, &weights, &estimated),
+                normalisation,
             }))
         }
+    }
+}
+
+impl Observed {
+    /// What there is to say if the images hardly are those of the network.
+    fn warning(&self) -> Option<String> {
+        let moved = self.moved.as_ref().filter(|moved| moved.is_implausible())?;
+        let numbers = |values: &[f32]| {
+            let values: Vec<String> = values.iter().map(f32::to_string).collect();
+            values.join(", ")
+        };
+        Some(format!(
+            "statistics moved implausibly far, {}: are \
+             these the images that the network was trained on, normalised as in its training (here \
+             by mean {} and deviation {})? Statistics move so far too where weights were changed, as by pruning, and \
+             not trained since",
+            how_far(moved),
+            numbers(&self.normalisation.mean),
+            numbers(&self.normalisation.deviation),
+        ))
+    }
+}
+
+/// How far statistics moved, in words.
+pub(super) fn how_far(moved: &Movement) -> String {
+    format!(
+        "means by {} standard deviations, variances by a factor of {} (medians over {})",
+        significant(moved.mean_shift),
+        significant(moved.variance_factor),
+        plural(moved.channels as u64, "channel"),
+    )
+}
+
+/// A number with four digits after what leads it.
+fn significant(value: f64) -> String {
+    match value.abs() {
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 0.1 => format!("{value:.3}"),
+        _ => format!("{value:.5}"),
     }
 }
 

@@ -18,6 +18,7 @@ use sms_merge::merge::Selection;
 use sms_merge::tensor::Printable;
 
 use crate::cli::SCHEMA;
+use crate::cli::advice;
 use crate::cli::args::ReportArguments;
 use crate::cli::beside;
 use crate::cli::beside::LeftObject;
@@ -309,11 +310,12 @@ impl Summary<'_> {
         if merged.needs_recalibration {
             let below = match self.options.weights.is_convex() {
                 true => "",
-                false => "; with these weights variances can be negative",
+                false => " (with these weights variances can be negative)",
             };
+            let advice =
+                advice::after_merge(self.ingredients, &merged.dropped_metadata, self.output);
             warnings.push(format!(
-                "running statistics of batch norm were averaged: estimate them again on \
-                 training data before using the soup, such as by `sms-merge recalibrate`{below}"
+                "running statistics of batch norm were averaged{below}; {advice}"
             ));
         }
         for name in &merged.sidecars.differing {

@@ -23,6 +23,7 @@ use sms_merge::graph::Graph;
 use sms_merge::tensor::DeviceKind;
 use sms_merge::train::Loss;
 use sms_merge::train::Weights;
+use sms_merge::train::card::Origin;
 use sms_merge::train::card::metadata;
 use sms_merge::train::compute::Compute;
 use sms_merge::train::data::Assembler;
@@ -58,6 +59,8 @@ use crate::cli::learning::record_of;
 use crate::cli::outputs;
 use crate::cli::outputs::refuse_same_place;
 use crate::cli::progress::Steps;
+use crate::cli::silence::OtherWay;
+use crate::cli::silence::refuse_silence;
 use crate::cli::text::shown;
 use crate::cli::train::logs::Beginning;
 use crate::cli::train::logs::Events;
@@ -186,8 +189,16 @@ impl Training {
         let init = start.init.as_deref().map(open).transpose()?;
         let before = init.as_ref().map(record_of).transpose()?.flatten();
         let card = init.as_ref().map(card_of).transpose()?.flatten();
-        let dataset = open_data(&arguments.data, card.as_ref())?;
-        let (graph, model) = build_model(&arguments.model, card.as_ref(), &dataset)?;
+        let origin = match &init {
+            None => Origin::New,
+            Some(init) => {
+                let (model, data) = (&arguments.model, &arguments.data);
+                refuse_silence(init.path(), card.as_ref(), model, data, OtherWay::None)?;
+                Origin::of_checkpoint(card.as_ref())
+            }
+        };
+        let dataset = open_data(&arguments.data, origin)?;
+        let (graph, model) = build_model(&arguments.model, origin, &dataset)?;
         if compute.kind() == DeviceKind::Cpu {
             let task = match (&init, &start.mask) {
                 (None, None) => Task::Train { slots: 1 },

@@ -23,6 +23,8 @@ use crate::graph::Graph;
 use crate::tensor::DeviceKind;
 use crate::tensor::DeviceName;
 use crate::train::Weights;
+use crate::train::card;
+use crate::train::card::Card;
 use crate::train::compute::Compute;
 use crate::train::data;
 use crate::train::data::Assembler;
@@ -129,6 +131,18 @@ impl<'a> Gauge<'a> {
     /// What is recorded of them.
     pub fn record(&self) -> &DataRecord {
         &self.record
+    }
+
+    /// What checkpoints of this network say of themselves.
+    pub fn card(&self) -> Option<Card> {
+        let images = self.measure.images.as_ref()?;
+        Some(Card {
+            format_version: card::FORMAT_VERSION,
+            model: self.measure.model.clone()?,
+            data: self.record.clone(),
+            validation_fraction: images.validation_fraction,
+            validation_seed: images.validation_seed,
+        })
     }
 
     /// The network with the weights of a checkpoint; its zeros are its masks.

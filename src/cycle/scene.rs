@@ -21,11 +21,12 @@ use crate::tensor::Digest;
 use crate::tensor::Digester;
 use crate::train::card::Card;
 use crate::train::card::Named;
+use crate::train::card::Origin;
+use crate::train::card::choose_data;
 use crate::train::card::choose_model;
 use crate::train::data;
 use crate::train::data::DataSpec;
 use crate::train::data::Dataset;
-use crate::train::data::Known;
 use crate::train::recipe::Pace;
 use crate::train::recipe::Rates;
 use crate::train::record::DataRecord;
@@ -35,6 +36,7 @@ use crate::train::record::digest_of;
 use crate::train::schedule::Schedule;
 
 pub use error::SceneError;
+pub use error::Untold;
 
 /// Bytes of a checkpoint that are digested at once.
 const BLOCK_BYTES: u64 = 1 << 20;
@@ -121,8 +123,16 @@ impl Scene {
                 given,
             });
         }
-        let images = images(recipe, card.as_ref())?;
-        let network = network(recipe, card.as_ref(), &images.dataset)?;
+        let origin = match (&card, &given, &recipe.trainer) {
+            (Some(card), _, _) => Origin::Told(card),
+            // What somebody else trains is not ours to guess.
+            (None, Some(_), _) | (None, None, Some(_)) => Origin::Silent,
+            (None, None, None) => Origin::New,
+        };
+        let untold = || Untold::of(recipe, origin, given.as_ref());
+        let images = images(recipe, origin).and_then(|images| images.ok_or_else(untold))?;
+        let network = network(recipe, origin, &images.dataset);
+        let network = network.and_then(|network| network.ok_or_else(untold))?;
         let (input, classes) = (images.dataset.image(), images.dataset.classes());
         if network.graph.input() != input || network.graph.classes() < classes {
             return Err(SceneError::Fit {
@@ -175,6 +185,20 @@ impl Scene {
             command: recipe.evaluation.command.clone(),
             metric: recipe.evaluation.metric.clone(),
         }
+    }
+}
+
+impl Untold {
+    /// What a recipe has to name, because nothing else does.
+    fn of(recipe: &Recipe, origin: Origin<'_>, given: Option<&Given>) -> SceneError {
+        let needs_data = choose_data(recipe.data.name.as_deref(), origin).is_none();
+        let needs_model = recipe.model.name.is_none() && origin.card().is_none();
+        SceneError::Untold(Self {
+            checkpoint: given.map(|given| given.checkpoint.path().to_owned()),
+            needs_model,
+            needs_data,
+            has_trainer: recipe.trainer.is_some(),
+        })
     }
 }
 
@@ -241,24 +265,30 @@ pub fn digest_of_files(checkpoint: &Checkpoint) -> Result<Digest, SourceError> {
     Ok(digester.finish())
 }
 
-fn images(recipe: &Recipe, card: Option<&Card>) -> Result<Images, SceneError> {
-    let recorded = card.map(|card| card.data.name.clone());
-    let recorded = recorded.filter(|name| Known::from_name(name).is_some());
-    let asked = recipe.data.name.clone().or(recorded);
+/// `None` where nothing tells which images they are.
+fn images(recipe: &Recipe, origin: Origin<'_>) -> Result<Option<Images>, SceneError> {
+    let Some(name) = choose_data(recipe.data.name.as_deref(), origin) else {
+        return Ok(None);
+    };
     let spec = DataSpec {
-        name: asked.unwrap_or_else(|| DataSpec::default().name),
+        name,
         directory: recipe.data.directory.clone(),
     };
     let dataset = data::open(&spec)?;
-    Ok(Images {
+    Ok(Some(Images {
         record: DataRecord::new(&dataset),
         test_digest: digest_of(&dataset.test),
         dataset,
         spec,
-    })
+    }))
 }
 
-fn network(recipe: &Recipe, card: Option<&Card>, dataset: &Dataset) -> Result<Network, SceneError> {
+/// `None` where nothing tells which network it is.
+fn network(
+    recipe: &Recipe,
+    origin: Origin<'_>,
+    dataset: &Dataset,
+) -> Result<Option<Network>, SceneError> {
     let (model, options) = (&recipe.model.name, &recipe.model.options);
     let path = model.as_deref().map(Path::new);
     let described = path.and_then(|path| Some((path, syntax(path)?)));
@@ -270,9 +300,11 @@ fn network(recipe: &Recipe, card: Option<&Card>, dataset: &Dataset) -> Result<Ne
         (None, Some(name)) => Some(Named::Model(name)),
         (None, None) => None,
     };
-    let record = choose_model(named, options.clone(), card, dataset);
+    let Some(record) = choose_model(named, options.clone(), origin, dataset) else {
+        return Ok(None);
+    };
     let graph = record.graph()?;
-    Ok(Network { graph, record })
+    Ok(Some(Network { graph, record }))
 }
 
 /// How a file describes a network, by its extension; `None` for a name.

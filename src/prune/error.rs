@@ -48,7 +48,7 @@ pub enum PruneError {
     /// No tensor is prunable.
     #[error(
         "`{}` has no prunable tensor: weights of 2 to 5 dimensions, other than norms, embeddings and \
-         biases; `--include PATTERN` names others",
+         biases; a pattern to include names others",
         path.display()
     )]
     NothingPrunable {
@@ -56,10 +56,12 @@ pub enum PruneError {
         path: PathBuf,
     },
     /// A name pattern matches nothing.
-    #[error("`{option} {pattern}` matches no tensor; `sms-merge inspect` lists their names")]
+    #[error(
+        "pattern `{pattern}` to {list} matches no tensor; `sms-merge inspect` lists their names"
+    )]
     UnusedPattern {
-        /// The option.
-        option: &'static str,
+        /// What the pattern was to do: `include` or `exclude`.
+        list: &'static str,
         /// The pattern.
         pattern: String,
     },
@@ -141,7 +143,7 @@ pub enum PruneError {
     },
     /// A tensor has no whole groups along its input dimension.
     #[error(
-        "`{}` of shape {shape} has no whole groups of {m} along its input dimension{}; `--exclude` such tensors",
+        "`{}` of shape {shape} has no whole groups of {m} along its input dimension{}; exclude such tensors",
         Printable(tensor),
         if *others == 0 { String::new() } else { format!(" (and {others} more)") }
     )]
@@ -172,7 +174,7 @@ pub enum PruneError {
     },
     /// An input has a mask for a tensor that another input lacks.
     #[error(
-        "`{}` has a mask in `{}`, and `{}` has no such tensor; `--exclude` leaves it out",
+        "`{}` has a mask in `{}`, and `{}` has no such tensor; exclude it",
         Printable(tensor), path.display(), lacking.display()
     )]
     MissingTensor {

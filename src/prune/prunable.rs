@@ -81,10 +81,10 @@ impl PrunableRule {
     pub(super) fn standings(&self, ingredients: &Ingredients) -> Result<Vec<Standing>, PruneError> {
         let parameters = ingredients.parameters();
         let names = parameters.iter().map(|parameter| parameter.name.as_str());
-        for (option, patterns) in [("--include", &self.include), ("--exclude", &self.exclude)] {
+        for (list, patterns) in [("include", &self.include), ("exclude", &self.exclude)] {
             if let Some(pattern) = patterns.unused(names.clone()) {
                 let pattern = pattern.to_owned();
-                return Err(PruneError::UnusedPattern { option, pattern });
+                return Err(PruneError::UnusedPattern { list, pattern });
             }
         }
         parameters

@@ -585,7 +585,7 @@ fn patterns_that_match_nothing_and_tensors_without_a_magnitude_are_refused() {
     assert!(matches!(
         error,
         PruneError::UnusedPattern {
-            option: "--exclude",
+            list: "exclude",
             ..
         }
     ));

@@ -12,6 +12,7 @@ use thiserror::Error;
 use crate::graph::Description;
 use crate::graph::Graph;
 use crate::graph::Syntax;
+use crate::train::data::DataSpec;
 use crate::train::data::Dataset;
 use crate::train::data::Known;
 use crate::train::record::DataRecord;
@@ -24,7 +25,7 @@ use crate::train::record::RecordError;
 pub const CARD_KEY: &str = "sms_model";
 
 /// Version of the card's fields.
-const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 1;
 
 /// What a model is and which images it knows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,6 +84,11 @@ impl Card {
         let card = serde_json::from_value(value);
         card.map(Some).map_err(CardError::Malformed)
     }
+
+    /// The card as text of one line.
+    pub fn to_text(&self) -> String {
+        serde_json::to_string(self).expect("strings, numbers and lists have a JSON form")
+    }
 }
 
 impl From<&Record> for Card {
@@ -97,6 +103,33 @@ impl From<&Record> for Card {
     }
 }
 
+/// What is known of a network and its images before anybody names them.
+#[derive(Clone, Copy, Debug)]
+pub enum Origin<'a> {
+    /// There is no checkpoint yet: what nobody names is chosen.
+    New,
+    /// A checkpoint says what it is.
+    Told(&'a Card),
+    /// A checkpoint does not say what it is: what nobody names is not known, and a choice
+    /// would be a guess.
+    Silent,
+}
+
+impl<'a> Origin<'a> {
+    /// What a checkpoint with this card is, or one that has none.
+    pub fn of_checkpoint(card: Option<&'a Card>) -> Self {
+        card.map_or(Self::Silent, Self::Told)
+    }
+
+    /// What it says, if it says something.
+    pub fn card(self) -> Option<&'a Card> {
+        match self {
+            Self::Told(card) => Some(card),
+            Self::New | Self::Silent => None,
+        }
+    }
+}
+
 /// How a network is named.
 #[derive(Clone, Copy, Debug)]
 pub enum Named<'a> {
@@ -106,14 +139,15 @@ pub enum Named<'a> {
     Described(&'a Graph),
 }
 
-/// The network that is named, or else that of a card, or else one that suits the images.
-/// Options are those of a model that ships with the program.
+/// The network that is named, or else that of a card, or else one that suits the images;
+/// `None` for a checkpoint that does not say which one it is. Options are those of a model
+/// that ships with the program.
 pub fn choose_model(
     named: Option<Named<'_>>,
     options: BTreeMap<String, String>,
-    card: Option<&Card>,
+    origin: Origin<'_>,
     dataset: &Dataset,
-) -> ModelRecord {
+) -> Option<ModelRecord> {
     let input = dataset.image();
     let mut record = ModelRecord {
         name: String::new(),
@@ -122,20 +156,35 @@ pub fn choose_model(
         options,
         description: None,
     };
-    match (named, card) {
+    match (named, origin) {
         (Some(Named::Model(name)), _) => name.clone_into(&mut record.name),
         (Some(Named::Described(graph)), _) => {
             graph.name.clone_into(&mut record.name);
             record.description = Some(Description::of(graph).to_text(Syntax::Json));
         }
-        (None, Some(card)) => {
+        (None, Origin::Told(card)) => {
             let options = std::mem::take(&mut record.options);
             record = card.model.clone();
             record.options.extend(options);
         }
-        (None, None) => suited_model(dataset).clone_into(&mut record.name),
+        (None, Origin::New) => suited_model(dataset).clone_into(&mut record.name),
+        (None, Origin::Silent) => return None,
     }
-    record
+    Some(record)
+}
+
+/// The name of the images that are asked for, or else those of a card that are known by
+/// name, or else the digits; `None` where a checkpoint does not tell.
+pub fn choose_data(named: Option<&str>, origin: Origin<'_>) -> Option<String> {
+    match (named, origin) {
+        (Some(name), _) => Some(name.to_owned()),
+        (None, Origin::Told(card)) => {
+            let name = &card.data.name;
+            Known::from_name(name).map(|_| name.clone())
+        }
+        (None, Origin::New) => Some(DataSpec::default().name),
+        (None, Origin::Silent) => None,
+    }
 }
 
 /// The model for a data set where none is asked for.
@@ -151,11 +200,9 @@ fn suited_model(dataset: &Dataset) -> &'static str {
 
 /// Metadata of a checkpoint that came out of a training: its record and its card.
 pub fn metadata(record: &Record) -> BTreeMap<String, String> {
-    let card = serde_json::to_string(&Card::from(record))
-        .expect("strings, numbers and lists have a JSON form");
     BTreeMap::from([
         (RECORD_KEY.to_owned(), record.to_text()),
-        (CARD_KEY.to_owned(), card),
+        (CARD_KEY.to_owned(), Card::from(record).to_text()),
     ])
 }
 
@@ -188,6 +235,28 @@ mod tests {
         pairs.remove(CARD_KEY);
         assert_eq!(read(&pairs).unwrap(), Some(card));
         assert_eq!(read(&BTreeMap::new()).unwrap(), None);
+    }
+
+    #[test]
+    fn nothing_is_guessed_of_a_checkpoint_that_does_not_say() {
+        let digits = crate::train::data::open(&DataSpec::default()).unwrap();
+        let card = Card::from(&record());
+        let model = |named, origin| {
+            let chosen = choose_model(named, BTreeMap::new(), origin, &digits);
+            chosen.map(|record| record.name)
+        };
+        assert_eq!(model(None, Origin::Silent), None);
+        assert_eq!(choose_data(None, Origin::Silent), None);
+        let named = Some(Named::Model("lenet5"));
+        assert_eq!(model(named, Origin::Silent).as_deref(), Some("lenet5"));
+        assert_eq!(choose_data(Some("x"), Origin::Silent).as_deref(), Some("x"));
+        for origin in [Origin::New, Origin::Told(&card)] {
+            assert_eq!(model(None, origin).as_deref(), Some("mlp"));
+            assert_eq!(choose_data(None, origin).as_deref(), Some("digits"));
+        }
+        let mut elsewhere = card.clone();
+        elsewhere.data.name = "mine.st".to_owned();
+        assert_eq!(choose_data(None, Origin::Told(&elsewhere)), None);
     }
 
     #[test]

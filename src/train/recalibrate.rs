@@ -5,6 +5,7 @@
 //! is what makes a soup usable. Source: Izmailov et al., arXiv:1803.05407, section 3.3;
 //! torch's `BatchNorm2d` with `momentum=None`.
 
+mod movement;
 mod stored;
 
 use std::sync::atomic::AtomicBool;
@@ -22,6 +23,8 @@ use crate::train::data::Batch;
 use crate::train::engine::Engine;
 use crate::train::engine::EngineError;
 
+pub use movement::LayerMovement;
+pub use movement::Movement;
 pub use stored::stored_statistics;
 
 /// Why statistics cannot be estimated.

@@ -17,6 +17,7 @@ pub const SMALL: &str = r#"
 name = "mlp"
 options = { hidden = "16" }
 [data]
+name = "digits"
 limit_train = 200
 [pretraining]
 epochs = 4

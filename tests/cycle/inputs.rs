@@ -49,7 +49,10 @@ fn write_images(path: &Path, shift: i64) {
 fn on_images(bench: &Bench, more: &str) {
     write_images(&bench.at("images.st"), 0);
     let text = SMALL
-        .replace("limit_train = 200", "name = \"images.st\"")
+        .replace(
+            "name = \"digits\"\nlimit_train = 200",
+            "name = \"images.st\"",
+        )
         .replace("phases = 2", "phases = 1")
         .replace("imp_reprune = true", "imp_m_times = false");
     bench.recipe("r.toml", &format!("{text}\n{more}"));

@@ -11,7 +11,7 @@ use crate::bench::stderr;
 use crate::python;
 
 /// A trainer that trains with this program.
-const TRAIN: &str = r#"#!/bin/sh
+pub const TRAIN: &str = r#"#!/bin/sh
 set -e
 init=""
 if [ -n "$SMS_MERGE_BASE" ]; then init="--init $SMS_MERGE_BASE --mask $SMS_MERGE_MASK"; fi
@@ -19,7 +19,7 @@ if [ -n "$SMS_MERGE_BASE" ]; then init="--init $SMS_MERGE_BASE --mask $SMS_MERGE
     --seed "$SMS_MERGE_SEED" --quiet -o "$SMS_MERGE_OUTPUT"
 "#;
 
-fn script(bench: &Bench, name: &str, text: &str) -> String {
+pub fn script(bench: &Bench, name: &str, text: &str) -> String {
     let path = bench.at(name);
     fs::write(&path, text).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -27,7 +27,7 @@ fn script(bench: &Bench, name: &str, text: &str) -> String {
 }
 
 /// A recipe that trains by the command.
-fn recipe(bench: &Bench, command: &str, more: &str) {
+pub fn recipe(bench: &Bench, command: &str, more: &str) {
     let text = SMALL
         .replace("[pretraining]\nepochs = 4\n", "")
         .replace("imp_reprune = true", "imp_m_times = false");

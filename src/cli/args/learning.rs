@@ -17,8 +17,8 @@ pub(crate) struct ModelArguments {
     ///
     /// mlp, lenet5, convnet, resnet8, resnet20, resnet56, resnet18, vgg16-bn and
     /// wideresnet20 are known by name; a path that ends in .toml or .json is a
-    /// description.
-    /// Where no checkpoint says, the data set decides.
+    /// description. A checkpoint that does not say which model it is needs this; where
+    /// there is no checkpoint, the data set decides.
     #[arg(short, long, value_name = "MODEL")]
     pub(crate) model: Option<String>,
 
@@ -31,10 +31,12 @@ pub(crate) struct ModelArguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Data")]
 pub(crate) struct DataArguments {
-    /// Name of a data set, a directory, or a .st file [default: the checkpoint's own, or digits]
+    /// Name of a data set, a directory, or a .st file [default: the checkpoint's own]
     ///
     /// digits are part of the program; mnist, fashion-mnist, cifar10 and cifar100 are
-    /// known by name. A .st file holds the tensors `images` and `labels`.
+    /// known by name. A .st file holds the tensors `images` and `labels`. A checkpoint that
+    /// does not say on which images it was trained needs this; a training that begins
+    /// without a checkpoint takes the digits.
     #[arg(short, long, value_name = "DATA", value_hint = ValueHint::AnyPath)]
     pub(crate) data: Option<String>,
 

@@ -27,6 +27,9 @@ JSON output:
     has_batch_norm  false if the output is the input as it was
     data            name, images, batches, batch_size, seed
     tensors         names of the statistics that were estimated
+    moved           null, or how far they moved: channels that are compared; medians of
+                    mean_shift (in standard deviations) and variance_factor (at least 1);
+                    layers: name and both medians of each
     elapsed_secs    wall time
     warnings        sentences
 ";
@@ -36,6 +39,11 @@ JSON output:
 /// Running means and variances become the mean over batches of training images, without
 /// augmentation and dropout; everything else keeps its bits. Images that do not fill a
 /// last batch are left out. A model without batch norm is copied as it is.
+///
+/// A checkpoint that `sms-merge train` wrote, or a soup of such, says which model it is
+/// and on which images it was trained; for others, say it with --model and --data. Where
+/// statistics move far, a warning asks whether these are the images of the model. Models
+/// of your own are recalibrated in PyTorch: torch.optim.swa_utils.update_bn(loader, model).
 ///
 /// The certificate of a soup stays: it names the statistics that were estimated, and
 /// `sms-merge verify` proves the rest.

@@ -20,6 +20,7 @@ use sms_merge::cycle::store::Receipt;
 
 use crate::cli::args::ReportArguments;
 use crate::cli::cycle::deliver::Delivery;
+use crate::cli::cycle::terms;
 use crate::cli::text::Clean;
 use crate::cli::text::note;
 use crate::cli::text::percent;
@@ -236,6 +237,7 @@ impl Watch for Bars<'_> {
                     None => String::new(),
                 };
                 let label = self.label(step);
+                let why = terms::line(why);
                 let mut lines = why.lines();
                 let first = lines.next().unwrap_or_default();
                 self.line(&format!("failed: {label}: {}{next}", Clean(first)));

@@ -15,6 +15,7 @@ use crate::cli::SCHEMA;
 use crate::cli::args::cycle::CycleArguments;
 use crate::cli::cycle::deliver::Deliveries;
 use crate::cli::cycle::deliver::REPORT;
+use crate::cli::cycle::terms;
 use crate::cli::table::prose;
 use crate::cli::terminal::Stream;
 use crate::cli::text;
@@ -52,7 +53,7 @@ struct OutcomeObject<'a> {
 #[derive(Serialize)]
 struct FailureObject<'a> {
     step: &'a str,
-    reason: &'a str,
+    reason: String,
 }
 
 impl Outcome<'_> {
@@ -75,7 +76,7 @@ impl Outcome<'_> {
                     .iter()
                     .map(|&(step, reason)| FailureObject {
                         step: &self.plan.steps[step].label,
-                        reason,
+                        reason: terms::line(reason),
                     })
                     .collect(),
                 elapsed_secs: self.elapsed.as_secs_f64(),
@@ -138,8 +139,8 @@ impl Outcome<'_> {
         note(headline);
         for (step, why) in &self.failures {
             let label = Clean(&self.plan.steps[*step].label);
-            let why = why.lines().next().unwrap_or_default();
-            note(&format!("  {label}: {}", Clean(why)));
+            let why = terms::line(why.lines().next().unwrap_or_default());
+            note(&format!("  {label}: {}", Clean(&why)));
         }
     }
 }

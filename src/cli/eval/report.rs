@@ -1,5 +1,7 @@
 //! What is said of an evaluation: tables for people, an object for programs.
 
+use std::path::Path;
+
 use serde::Serialize;
 use sms_merge::train::data::Dataset;
 use sms_merge::train::data::Samples;
@@ -8,12 +10,14 @@ use sms_merge::train::evaluate::Evaluation;
 use sms_merge::train::record::ModelRecord;
 
 use crate::cli::SCHEMA;
+use crate::cli::advice::recalibrate_command;
 use crate::cli::args::eval::EvalArguments;
 use crate::cli::args::eval::Part;
 use crate::cli::eval::Outcome;
 use crate::cli::eval::Subject;
 use crate::cli::eval::shifted::BySeverity;
 use crate::cli::eval::shifted::Shifted;
+use crate::cli::exit::quoted;
 use crate::cli::text::Clean;
 use crate::cli::text::Column;
 use crate::cli::text::count;
@@ -74,6 +78,25 @@ struct ShiftedObject<'a> {
     corruptions: &'a [Shifted],
 }
 
+/// The options of an evaluation that say what its checkpoints are, as words of a shell:
+/// another command on them needs the same.
+fn repeated(arguments: &EvalArguments) -> Vec<String> {
+    let option = |name: &str, value: &str| format!("{name} {}", quoted(Path::new(value)));
+    let (names, model, data) = (&arguments.names, &arguments.model, &arguments.data);
+    let directory = data.data_dir.as_deref();
+    let directory = directory.map(|path| format!("--data-dir {}", quoted(path)));
+
+    let key = names.key.iter().map(|key| option("--key", key));
+    let prefix = names.strip_prefix.iter();
+    let prefix = prefix.map(|prefix| option("--strip-prefix", prefix));
+    let name = model.model.iter().map(|name| option("--model", name));
+    let options = model.model_option.iter();
+    let options = options.map(|(key, value)| option("--model-option", &format!("{key}={value}")));
+    let images = data.data.iter().map(|name| option("--data", name));
+    let words = key.chain(prefix).chain(name).chain(options);
+    words.chain(images).chain(directory).collect()
+}
+
 impl Report<'_> {
     pub(super) fn object(&self) -> EvalObject<'_> {
         let images = &self.arguments.images;
@@ -122,10 +145,16 @@ impl Report<'_> {
             .filter(|subject| subject.is_uncalibrated);
         let mut warnings: Vec<String> = stale
             .map(|subject| {
-                let path = shown(&subject.path);
+                let words = repeated(self.arguments);
                 format!(
-                    "the running statistics of `{path}` were averaged, which says little of it; \
-                     first `sms-merge recalibrate {path} -o OUTPUT`"
+                    "the running statistics of `{}` were averaged, which says little of it; \
+                     first {}",
+                    shown(&subject.path),
+                    match subject.is_onnx {
+                        true => "average and recalibrate the checkpoint that it was exported from"
+                            .to_owned(),
+                        false => format!("`{}`", recalibrate_command(&subject.path, &words)),
+                    }
                 )
             })
             .collect();

@@ -26,6 +26,7 @@ pub(super) fn exit_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<SceneError>() {
         return match error {
             SceneError::Options
+            | SceneError::Untold(_)
             | SceneError::Fit { .. }
             | SceneError::Network(_)
             | SceneError::Description { .. } => Some(Exit::Usage),

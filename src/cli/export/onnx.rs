@@ -289,7 +289,12 @@ fn unknown(arguments: &ExportArguments) -> anyhow::Error {
             "`{}` does not say which model it is; name it with `--model`",
             shown(&arguments.checkpoint)
         ),
-        next: Some("sms-merge model --list".to_owned()),
+        next: Some(
+            "`sms-merge model --list` lists the models, `sms-merge model --help` says how a file \
+             describes another; `--template MODEL.onnx --source CHECKPOINT` takes the graph that \
+             your framework exported"
+                .to_owned(),
+        ),
     }
     .into()
 }

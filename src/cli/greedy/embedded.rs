@@ -1,6 +1,7 @@
 //! The embedded evaluator: a checkpoint walks in, its accuracy on held-out images after
 //! a recalibration of batch norm walks out.
 
+use std::cell::Cell;
 use std::error::Error;
 use std::path::Path;
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use sms_merge::merge::Evaluate;
 use sms_merge::tensor::DeviceName;
 use sms_merge::train::Weights;
 use sms_merge::train::card::Card;
+use sms_merge::train::card::Origin;
 use sms_merge::train::compute::Compute;
 use sms_merge::train::data::Assembler;
 use sms_merge::train::data::Dataset;
@@ -18,6 +20,7 @@ use sms_merge::train::data::epoch_order;
 use sms_merge::train::evaluate::check_fit;
 use sms_merge::train::evaluate::predict;
 use sms_merge::train::masks::masks_of_zeros;
+use sms_merge::train::recalibrate::Movement;
 use sms_merge::train::recalibrate::Recalibration;
 use sms_merge::train::recalibrate::recalibrate;
 
@@ -32,7 +35,12 @@ use crate::cli::learning::build_model;
 use crate::cli::learning::card_of;
 use crate::cli::learning::open_compute;
 use crate::cli::learning::open_data;
+use crate::cli::recalibrate::how_far;
+use crate::cli::silence::OtherWay;
+use crate::cli::silence::refuse_silence;
 use crate::cli::text::Clean;
+use crate::cli::text::note;
+use crate::cli::text::shown;
 
 /// Images of a batch where statistics are estimated: as in `sms-merge recalibrate`.
 const OBSERVED_BATCH: usize = 128;
@@ -54,6 +62,7 @@ pub(super) struct Embedded<'a> {
     observed: Vec<u32>,
     /// Images that are held out.
     held_out: Vec<u32>,
+    has_warned: Cell<bool>,
     interrupted: &'a AtomicBool,
 }
 
@@ -64,15 +73,15 @@ impl<'a> Embedded<'a> {
         interrupted: &'a AtomicBool,
     ) -> anyhow::Result<Self> {
         let reading = open_options(&arguments.reading);
+        let greedy = &arguments.greedy.embedded;
         let mut card = None;
         for path in paths {
-            card = card_of(&Checkpoint::open(path, &reading)?)?;
-            if card.is_some() {
-                break;
-            }
+            let own = card_of(&Checkpoint::open(path, &reading)?)?;
+            let by_command = OtherWay::ByCommand;
+            refuse_silence(path, own.as_ref(), &greedy.model, &greedy.data, by_command)?;
+            card = card.or(own);
         }
-        let greedy = &arguments.greedy.embedded;
-        let dataset = open_data(&greedy.data, card.as_ref())?;
+        let dataset = open_data(&greedy.data, Origin::of_checkpoint(card.as_ref()))?;
         let split = split(&greedy.split, card.as_ref(), &dataset)?;
         if split.validation.is_empty() {
             return Err(UsageError {
@@ -95,8 +104,23 @@ impl<'a> Embedded<'a> {
             observed: epoch_order(OBSERVED_SEED, 0, &split.train),
             held_out: split.validation,
             dataset,
+            has_warned: Cell::new(false),
             interrupted,
         })
+    }
+
+    /// Says once that the images hardly are those of the candidates.
+    fn warn(&self, path: &Path, moved: &Movement) {
+        let report = &self.arguments.report;
+        let is_heard = !report.quiet && !report.json;
+        if is_heard && moved.is_implausible() && !self.has_warned.replace(true) {
+            let (path, far) = (shown(path), how_far(moved));
+            note(&format!(
+                "warning: statistics of batch norm of `{path}` moved implausibly far, {far}: is \
+                 `{}` what the candidates were trained on?",
+                Clean(&self.dataset.name)
+            ));
+        }
     }
 
     fn accuracy(&self, path: &Path) -> anyhow::Result<f64> {
@@ -105,7 +129,8 @@ impl<'a> Embedded<'a> {
         // A soup of networks that say different things of themselves says nothing.
         let own = card_of(&checkpoint)?;
         let card = own.as_ref().or(self.card.as_ref());
-        let (graph, _) = build_model(&self.arguments.greedy.embedded.model, card, dataset)?;
+        let origin = Origin::of_checkpoint(card);
+        let (graph, _) = build_model(&self.arguments.greedy.embedded.model, origin, dataset)?;
         let weights = Weights::read(&graph, &checkpoint)?;
         let masks = masks_of_zeros(&graph, &weights);
         let mut engine = self.compute.engine(graph, &weights, masks)?;
@@ -122,6 +147,10 @@ impl<'a> Embedded<'a> {
         )?;
         if done == Recalibration::Interrupted {
             return Err(Stopped.into());
+        }
+        let estimated = engine.weights()?;
+        if let Some(moved) = Movement::of(engine.graph(), &weights, &estimated) {
+            self.warn(path, &moved);
         }
         let predictions = predict(
             engine.as_mut(),

@@ -34,6 +34,8 @@ use crate::cycle::work::Measure;
 use crate::format::replace::Durability;
 use crate::format::replace::Existing;
 use crate::format::replace::Target;
+use crate::train::card::CARD_KEY;
+use crate::train::card::Card;
 
 pub use told::PLACEHOLDERS;
 pub use told::TOLD_VERSION;
@@ -69,7 +71,8 @@ impl Bench<'_> {
             });
         }
         let mut made = Made::default();
-        let kept = self.keep_mask(work, &written, &mut made)?;
+        let card = self.gauge(measure)?.and_then(|gauge| gauge.card());
+        let kept = self.keep_mask(work, &written, card.as_ref(), &mut made)?;
         let output = self.output("checkpoint");
         let reported = scores::read(&command, &told.metrics)?;
         let mut model = self
@@ -84,11 +87,13 @@ impl Bench<'_> {
         Ok(made)
     }
 
-    /// The checkpoint that a trainer wrote, as one file that keeps to the mask.
+    /// The checkpoint that a trainer wrote, as one file that keeps to the mask and says
+    /// what it is: `card`, unless the trainer said it.
     fn keep_mask(
         &self,
         work: &CommandWork,
         written: &Path,
+        card: Option<&Card>,
         made: &mut Made,
     ) -> Result<PathBuf, JobError> {
         let scratch = self.attempt.scratch();
@@ -105,7 +110,11 @@ impl Bench<'_> {
         }
         let single = scratch.join("written.st");
         let target = Target::for_file(&single, Existing::Replace)?;
-        let metadata = owned(&checkpoint.metadata());
+        let mut metadata = owned(&checkpoint.metadata());
+        if let Some(card) = card {
+            let text = || card.to_text();
+            metadata.entry(CARD_KEY.to_owned()).or_insert_with(text);
+        }
         let nothing = std::collections::BTreeMap::new();
         let durability = Durability::Unsynced;
         rewrite(&checkpoint, &metadata, &nothing, &target, durability)?;

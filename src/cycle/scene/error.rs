@@ -24,6 +24,9 @@ pub enum SceneError {
     /// It cannot be read, or changed meanwhile.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// Nothing says which network or images the recipe is about, and nothing is guessed.
+    #[error(transparent)]
+    Untold(#[from] Untold),
     /// What it says of itself cannot be understood.
     #[error("`{}` cannot be understood", path.display())]
     Card {
@@ -76,6 +79,40 @@ pub enum SceneError {
         /// The data set.
         data: String,
     },
+}
+
+/// Nothing says which network or images a recipe is about.
+#[derive(Debug, Error)]
+#[error(
+    "{} not say {}: set {}{}",
+    match checkpoint {
+        Some(path) => format!("`{}` does", path.display()),
+        None => "the checkpoints of `trainer.command` do".to_owned(),
+    },
+    asked(*needs_model, *needs_data, ["which network they hold", "which images it knows"], " and "),
+    asked(*needs_model, *needs_data, ["`model.name`", "`data.name`"], " and "),
+    match has_trainer {
+        true => ", or leave measuring to a command of your own: `evaluation.command`, without \
+                 `[model]` and `data.name`",
+        false => "",
+    }
+)]
+pub struct Untold {
+    /// The checkpoint that is given, if one is.
+    pub checkpoint: Option<PathBuf>,
+    /// Whether `model.name` is missing.
+    pub needs_model: bool,
+    /// Whether `data.name` is missing.
+    pub needs_data: bool,
+    /// Whether the recipe has a trainer of its own.
+    pub has_trainer: bool,
+}
+
+/// What is asked for, of a model and of data.
+fn asked(model: bool, data: bool, words: [&str; 2], and: &str) -> String {
+    let words = [(model, words[0]), (data, words[1])];
+    let words = words.into_iter().filter(|(is_asked, _)| *is_asked);
+    words.map(|(_, word)| word).collect::<Vec<_>>().join(and)
 }
 
 impl From<DataError> for SceneError {

@@ -38,7 +38,8 @@ impl Weights {
     }
 
     /// The weights and statistics of a checkpoint. F16 and BF16 are widened to f32, F64
-    /// is rounded to the nearest f32. A count of batches that is not there is 0.
+    /// is rounded to the nearest f32. A count of batches that is not there is 0. A pair
+    /// `X_orig` and `X_mask`, as torch's `nn.utils.prune` stores `X`, is read as `X`.
     ///
     /// # Errors
     /// [`WeightsError`] names the tensor: one that is missing or that the graph has
@@ -46,7 +47,9 @@ impl Weights {
     pub fn read(graph: &Graph, checkpoint: &Checkpoint) -> Result<Self, WeightsError> {
         let tensors = checkpoint.weights();
         graph
-            .check_tensors(tensors.map(|tensor| (tensor.name.as_str(), &tensor.shape)))
+            .check_tensors(
+                tensors.filter_map(|tensor| Some((logical(checkpoint, tensor)?, &tensor.shape))),
+            )
             .map_err(|source| WeightsError::Fit {
                 path: checkpoint.path().to_owned(),
                 model: graph.name.clone(),
@@ -56,16 +59,21 @@ impl Weights {
         // All that headers can tell is told before any value is read.
         for parameter in &graph.parameters {
             let found = checkpoint.find(&parameter.name);
-            let tensor = found.map(|idx| &checkpoint.tensors()[idx]);
+            let pair = pair(checkpoint, &parameter.name);
+            let tensor = match found {
+                Some(idx) => Some(&checkpoint.tensors()[idx]),
+                None => pair.map(|(values, _)| values),
+            };
+            let mask = pair.filter(|_| found.is_none()).map(|(_, mask)| mask);
             if let Some(tensor) = tensor {
                 check_dtype(checkpoint, parameter, tensor)?;
             }
-            stored.push(tensor);
+            stored.push((tensor, mask));
         }
         let mut values = Vec::with_capacity(stored.len());
         let mut counts = Vec::with_capacity(stored.len());
         let mut scratch = Vec::new();
-        for (parameter, tensor) in graph.parameters.iter().zip(stored) {
+        for (parameter, (tensor, mask)) in graph.parameters.iter().zip(stored) {
             let mut count = 0;
             let mut of_parameter = Vec::new();
             match tensor {
@@ -76,12 +84,71 @@ impl Weights {
                 Some(tensor) => of_parameter = read_values(checkpoint, tensor, &mut scratch)?,
                 None => {}
             }
+            if let Some(mask) = mask {
+                put_mask(checkpoint, mask, &mut of_parameter, &mut scratch)?;
+            }
             counts.push(count);
             values.push(of_parameter);
         }
         checkpoint.check_unchanged()?;
         Ok(Self { values, counts })
     }
+}
+
+/// The two tensors that torch's `nn.utils.prune` stores `name` as, if they are there.
+fn pair<'a>(
+    checkpoint: &'a Checkpoint,
+    name: &str,
+) -> Option<(&'a StoredTensor, &'a StoredTensor)> {
+    let find = |end: &str| {
+        let idx = checkpoint.find(&format!("{name}{end}"))?;
+        Some(&checkpoint.tensors()[idx])
+    };
+    let (values, mask) = (find("_orig")?, find("_mask")?);
+    let is_read = matches!(
+        mask.dtype,
+        Dtype::Bool | Dtype::U8 | Dtype::I8 | Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64
+    );
+    (is_read && values.shape == mask.shape).then_some((values, mask))
+}
+
+/// What a tensor is to a network: of a pair, the values stand for both.
+fn logical<'a>(checkpoint: &Checkpoint, tensor: &'a StoredTensor) -> Option<&'a str> {
+    let name = tensor.name.as_str();
+    let of_pair = |end: &str| {
+        let base = name.strip_suffix(end)?;
+        let is_whole = checkpoint.find(base).is_none() && pair(checkpoint, base).is_some();
+        is_whole.then_some(base)
+    };
+    match of_pair("_mask") {
+        Some(_) => None,
+        None => Some(of_pair("_orig").unwrap_or(name)),
+    }
+}
+
+/// Makes what a mask of zeros and others prunes `+0`.
+fn put_mask(
+    checkpoint: &Checkpoint,
+    mask: &StoredTensor,
+    values: &mut [f32],
+    scratch: &mut Vec<u8>,
+) -> Result<(), SourceError> {
+    let retained: Vec<bool> = match mask.dtype {
+        Dtype::Bool | Dtype::U8 | Dtype::I8 => {
+            let bytes = checkpoint.read(mask, 0, mask.shape.numel(), scratch)?;
+            bytes.iter().map(|&byte| byte != 0).collect()
+        }
+        _ => {
+            let values = read_values(checkpoint, mask, scratch)?;
+            values.iter().map(|&value| value != 0.0).collect()
+        }
+    };
+    for (value, is_retained) in values.iter_mut().zip(retained) {
+        if !is_retained {
+            *value = 0.0;
+        }
+    }
+    Ok(())
 }
 
 fn check_dtype(

@@ -233,6 +233,39 @@ fn what_does_not_fit_is_named() {
 }
 
 #[test]
+fn pairs_of_torch_are_what_they_stand_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let graph = graph("mlp");
+    let weights = Weights::initial(&graph, 3);
+    let good = stored(&graph, &weights, Dtype::F32, |value| {
+        value.to_le_bytes().to_vec()
+    });
+    let numel = weights.values[0].len();
+    let mut expected = weights.clone();
+    for value in expected.values[0].iter_mut().step_by(3) {
+        *value = 0.0;
+    }
+    let retained = || (0..numel).map(|idx| idx % 3 != 0);
+    let floats = retained().flat_map(|keep| f32::from(u8::from(keep)).to_le_bytes());
+    let masks = [
+        (Dtype::F32, floats.collect::<Vec<u8>>()),
+        (Dtype::Bool, retained().map(u8::from).collect()),
+    ];
+    for (dtype, bytes) in masks {
+        let mut tensors = good.clone();
+        let shape = tensors[0].2.clone();
+        tensors[0].0 = "fc1.weight_orig".to_owned();
+        tensors.push(("fc1.weight_mask".to_owned(), dtype, shape, bytes));
+        let read = Weights::read(&graph, &saved(directory.path(), &tensors)).unwrap();
+        assert_eq!(read, expected, "{dtype:?}");
+        // A mask of another shape masks nothing.
+        tensors.last_mut().unwrap().2.reverse();
+        let error = Weights::read(&graph, &saved(directory.path(), &tensors)).unwrap_err();
+        assert!(matches!(error, WeightsError::Fit { .. }), "{error}");
+    }
+}
+
+#[test]
 fn counts_may_be_missing() {
     let directory = tempfile::tempdir().unwrap();
     let graph = graph("convnet");
