@@ -249,7 +249,7 @@ fn pairs_of_torch_are_what_they_stand_for() {
     let floats = retained().flat_map(|keep| f32::from(u8::from(keep)).to_le_bytes());
     let masks = [
         (Dtype::F32, floats.collect::<Vec<u8>>()),
-        (Dtype::Bool, retained().map(u8::from).collect()),
+        (Dtype::BOOL, retained().map(u8::from).collect()),
     ];
     for (dtype, bytes) in masks {
         let mut tensors = good.clone();
