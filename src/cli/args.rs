@@ -64,8 +64,9 @@ Exit status:
     4  the ingredients do not share one connectivity
     5  reading or writing failed, or space ran out
     6  verification failed
-  128  and the number of the signal that interrupted it: 129 for SIGHUP, 130 for SIGINT
-       (Ctrl-C), 143 for SIGTERM; a second signal ends the program at once
+  128  and the number of the signal that interrupted it: 129 for SIGHUP, 130 for
+       SIGINT (Ctrl-C), 143 for SIGTERM; a second signal ends the program at
+       once
 ";
 
 const MERGE_EXAMPLES: &str = "\
@@ -186,8 +187,9 @@ JSON output:
     n_tensors         number of tensors of the soup
     n_recalibrated    those of them that are statistics estimated again after
                       the merge
-    not_covered       what no digest covers and no ingredient tells: files beside
-                      the weights; metadata and graph of a soup without a seal
+    not_covered       what no digest covers and no ingredient tells: files
+                      beside the weights; metadata and graph of a soup without a
+                      seal
     differences       kind, tensor, coordinate, message; the first element that
                       differs comes first
   Exit status 6 goes with verified = false; other failures print an error

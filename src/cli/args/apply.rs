@@ -30,12 +30,12 @@ JSON output:
     adapter, network  paths as given
     scale             as given
     mask              of all pruned tensors: digest, numel, retained, sparsity
-    changed           tensor, change (product, bias or replaced), rank, scale, norm and
-                      retained_norm of what is added: to a dense network, and inside the
-                      mask; rank and scale are null of what is no product, and norms with
-                      --plan
-    outside_share     the part of the squared norm that fell outside the mask; null with
-                      --plan
+    changed           tensor, change (product, bias or replaced), rank, scale,
+                      norm and retained_norm of what is added: to a dense
+                      network, and inside the mask; rank and scale are null of
+                      what is no product, and norms with --plan
+    outside_share     the part of the squared norm that fell outside the mask;
+                      null with --plan
     retained_zeros    retained weights that are zero now
     sidecars          files copied along
     warnings          sentences
