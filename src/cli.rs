@@ -44,6 +44,7 @@ mod prune;
 mod pruned;
 #[cfg(feature = "train")]
 mod recalibrate;
+mod selection;
 #[cfg(feature = "train")]
 mod silence;
 mod size;
@@ -70,6 +71,7 @@ use crate::cli::args::Command;
 use crate::cli::exit::ErrorObject;
 use crate::cli::exit::Exit;
 use crate::cli::masks::AnotherMask;
+use crate::cli::verify::NotTheIngredients;
 
 /// Version of the objects that `--json` prints.
 const SCHEMA: u32 = 1;
@@ -105,7 +107,8 @@ pub(crate) fn run(argv: Vec<OsString>, interrupted: &AtomicBool, signal: &Atomic
             }
             let object = in_terms(ErrorObject::new(&error, signal()), is_of_recipe);
             let exit = report(&object, wants_json);
-            let has_policy = !error.is::<AnotherMask>() && !is_of_recipe;
+            let is_about_policy = !error.is::<AnotherMask>() && !error.is::<NotTheIngredients>();
+            let has_policy = is_about_policy && !is_of_recipe;
             if exit == Exit::Connectivity.code() && has_policy && !wants_json {
                 text::note(masks::policies().trim_end());
             }

@@ -9,10 +9,11 @@ mod mismatch;
 mod pattern;
 mod policy;
 mod scan;
+mod zeros;
 
 pub use agreement::{Agreement, Pairwise};
 pub(crate) use mismatch::whole_mask_digest;
-pub use mismatch::{Connectivity, Mismatch, TensorMask, Verdict};
+pub use mismatch::{Accident, Connectivity, Mismatch, TensorMask, Verdict};
 pub use pattern::{Pattern, PatternTally};
 pub use policy::{
     DENSE_ZERO_FRACTION, DRIFT_TOLERANCE, Expectation, MismatchPolicy, NamePatterns, Resolution,
@@ -20,3 +21,5 @@ pub use policy::{
 };
 pub(crate) use scan::mask_digest;
 pub use scan::{MaskTally, PieceMasks};
+pub(crate) use zeros::TINY;
+pub use zeros::{ZeroCause, ZeroTally};

@@ -20,6 +20,7 @@ use crate::tensor::Dtype;
 pub use batch_norm::pooled_variance;
 pub use exact::{first_difference, first_not_flag, maximum, write_flags};
 pub use gram::Gram;
+pub use reference::same_infinity;
 pub use reference::store;
 pub use reference::value_at;
 pub use weights::{Normalization, WeightError, Weights};

@@ -22,9 +22,11 @@ mod hollow;
 mod job;
 mod ledger;
 mod options;
+mod patterns;
 mod place;
 mod plan;
 mod recalibrated;
+mod recorded;
 mod rows;
 mod run;
 mod selected;
@@ -43,6 +45,7 @@ use thiserror::Error;
 use crate::adapter::AdapterError;
 use crate::checkpoint::IngredientsError;
 use crate::checkpoint::OutputError;
+use crate::checkpoint::Quantiser;
 use crate::checkpoint::map::SourceError;
 use crate::connectivity::Mismatch;
 use crate::format::safetensors::LayoutError;
@@ -101,6 +104,7 @@ pub use options::MergeOptions;
 pub use options::Method;
 pub use options::Workers;
 pub use options::default_threads;
+pub use patterns::refuse_idle_exclusions;
 pub use plan::Action;
 pub use plan::MergePlan;
 pub use plan::PlannedTensor;
@@ -222,10 +226,28 @@ pub enum MergeError {
         /// Row-major index of the first difference.
         index: u64,
     },
+    /// A quantised weight differs between ingredients.
+    #[error(
+        "`{}` and `{}` hold weights quantised {quantiser}, which are not averaged, and which \
+         differ: `{}` at index {index}; {}",
+        first.display(), other.display(), Printable(tensor), quantiser.remedy()
+    )]
+    Quantised {
+        /// The tensor of codes, or of what belongs to them.
+        tensor: String,
+        /// Who quantised it.
+        quantiser: Quantiser,
+        /// The first ingredient.
+        first: PathBuf,
+        /// The one that differs from it.
+        other: PathBuf,
+        /// Row-major index of the first difference.
+        index: u64,
+    },
     /// A tensor whose type cannot be averaged differs between ingredients.
     #[error(
         "`{}` is {dtype} and differs between `{}` and `{}` at index {index}; {dtype} is copied if identical and never \
-         averaged: convert the ingredients to F16, BF16 or F32, or `--exclude` it",
+         averaged: `--from-first` takes the first's, `--exclude` leaves it out",
         Printable(tensor), first.display(), other.display()
     )]
     OpaqueMismatch {

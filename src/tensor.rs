@@ -1,6 +1,7 @@
 //! Vocabulary: values without a home. Touches no file and no thread.
 
 pub mod bits;
+mod cover;
 mod decimals;
 mod device;
 mod digest;
@@ -10,6 +11,7 @@ mod printable;
 mod random;
 mod shape;
 
+pub use cover::cover;
 pub use decimals::{decimals, right_aligned};
 pub use device::{DeviceKind, DeviceName, DeviceNameError};
 pub use digest::{Digest, DigestList, Digester, TILE_ELEMENTS, tile_elements};

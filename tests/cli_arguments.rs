@@ -84,9 +84,16 @@ fn wrong_command_lines_end_with_2_and_say_why() {
         "--frobnicate",
     );
     check(&["a.st", "b.st", "-o", "s.st", "-w", "0.5,x"], "'x'");
-    check(
-        &["nothing-*.st", "-o", "s.st"],
-        "`nothing-*.st` matches no file",
+}
+
+#[test]
+fn a_pattern_without_a_match_is_told() {
+    let output = run(&["nothing-*.st", "-o", "s.st"]);
+    assert_eq!(status(&output), 5);
+    assert!(
+        stderr(&output).contains("`nothing-*.st` matches no file"),
+        "{}",
+        stderr(&output)
     );
 }
 
@@ -106,7 +113,7 @@ fn failures_are_objects_with_json() {
             2,
         ),
         (&["chek", "--json"], "usage", 2),
-        (&["none-*.st", "-o", "s.st", "--json"], "usage", 2),
+        (&["none-*.st", "-o", "s.st", "--json"], "io", 5),
         (&["check", "none.st", "none.st", "--json"], "io", 5),
         (&["inspect", "none.st", "--json"], "io", 5),
         (&["inspect", "Cargo.toml", "--json"], "incompatible", 3),

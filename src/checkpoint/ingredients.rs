@@ -1,30 +1,51 @@
 //! From checkpoints to ingredients: the same parameters, in the same order.
 
+mod compare;
 mod error;
 mod prefix;
+
+use std::collections::BTreeSet;
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::StoredTensor;
 use crate::checkpoint::convention::Located;
 use crate::checkpoint::convention::Source;
 use crate::checkpoint::convention::check_mask;
-use crate::checkpoint::ingredients::prefix::prefixes_apart;
+use crate::checkpoint::quantised::Quantiser;
 use crate::tensor::Arithmetic;
-use crate::tensor::Dtype;
 use crate::tensor::Shape;
+
+use compare::Side;
+use compare::refuse_differences;
 
 pub use error::Difference;
 pub use error::IngredientsError;
+pub use error::Remedy;
 
-/// A tensor that all ingredients have.
+/// Where a tensor of the soup comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pick {
+    /// It is left out.
+    Nowhere,
+    /// From every ingredient; all must have it.
+    Everyone,
+    /// From the first ingredient, as it is, whatever the others have of that name.
+    First,
+}
+
+/// A tensor that all ingredients have, or that the first one gives.
 #[derive(Clone, Debug)]
 pub struct Parameter {
     /// Its name, without the suffix of a stored mask convention.
     pub name: String,
     /// Its dimensions, row-major.
     pub shape: Shape,
-    /// Where each ingredient has it.
+    /// Where each ingredient has it; of what the first one gives, where that has it.
     pub sources: Box<[Source]>,
+    /// Who gives it.
+    pub pick: Pick,
+    /// Who quantised it, if it is a part of a weight that was.
+    pub quantiser: Option<Quantiser>,
     /// Index of its mask in the mask file.
     pub given_mask: Option<usize>,
 }
@@ -60,7 +81,24 @@ impl Ingredients {
         dtypes: DtypeRule,
         select: impl Fn(&str) -> bool,
     ) -> Result<Self, IngredientsError> {
-        let joined = Self::join_part(checkpoints, mask_file, dtypes, select)?;
+        let pick = |name: &str| match select(name) {
+            true => Pick::Everyone,
+            false => Pick::Nowhere,
+        };
+        Self::join_picked(checkpoints, mask_file, dtypes, pick)
+    }
+
+    /// Finds the parameters that `pick` takes, each in the checkpoints that it says.
+    ///
+    /// # Errors
+    /// As [`join`](Self::join).
+    pub fn join_picked(
+        checkpoints: Vec<Checkpoint>,
+        mask_file: Option<Checkpoint>,
+        dtypes: DtypeRule,
+        pick: impl Fn(&str) -> Pick,
+    ) -> Result<Self, IngredientsError> {
+        let joined = Self::join_any(checkpoints, mask_file, dtypes, pick)?;
         if joined.parameters.is_empty() {
             let first = &joined.checkpoints[0];
             if first.tensors().is_empty() {
@@ -82,40 +120,21 @@ impl Ingredients {
         dtypes: DtypeRule,
         select: impl Fn(&str) -> bool,
     ) -> Result<Self, IngredientsError> {
-        let mut resolved = Vec::with_capacity(checkpoints.len());
-        for checkpoint in &checkpoints {
-            let located = Located::new(checkpoint, &select)?;
-            // One checkpoint alone is only looked at.
-            if checkpoints.len() > 1 {
-                located.refuse_unknown_masks(checkpoint)?;
-            }
-            resolved.push(located);
-        }
-        for (checkpoint, logical) in checkpoints.iter().zip(&resolved).skip(1) {
-            refuse_another_graph(&checkpoints[0], checkpoint)?;
-            refuse_differences(
-                (&checkpoints[0], &resolved[0]),
-                (checkpoint, logical),
-                dtypes,
-            )?;
-        }
-        let Some((first, others)) = resolved.split_first() else {
-            return Err(IngredientsError::None);
+        let pick = |name: &str| match select(name) {
+            true => Pick::Everyone,
+            false => Pick::Nowhere,
         };
-        // All have the same names, and all are sorted.
-        let mut others: Vec<_> = others.iter().map(Located::iter).collect();
-        let mut parameters: Vec<Parameter> = first
-            .iter()
-            .map(|(name, source)| Parameter {
-                name: name.to_owned(),
-                shape: checkpoints[0].tensors()[source.value].shape.clone(),
-                sources: std::iter::once(source)
-                    .chain(others.iter_mut().filter_map(|other| Some(other.next()?.1)))
-                    .collect(),
-                given_mask: None,
-            })
-            .collect();
-        drop(others);
+        Self::join_any(checkpoints, mask_file, dtypes, pick)
+    }
+
+    fn join_any(
+        checkpoints: Vec<Checkpoint>,
+        mask_file: Option<Checkpoint>,
+        dtypes: DtypeRule,
+        pick: impl Fn(&str) -> Pick,
+    ) -> Result<Self, IngredientsError> {
+        let select = |name: &str| pick(name) != Pick::Nowhere;
+        let mut parameters = parameters(&checkpoints, dtypes, &pick)?;
         if let Some(mask_file) = &mask_file {
             assign_masks(&mut parameters, &checkpoints[0], mask_file, &select)?;
         }
@@ -151,6 +170,33 @@ impl Ingredients {
         self.checkpoints.len()
     }
 
+    /// The checkpoints that have a parameter: all, or the first alone where that gives it.
+    pub fn having(&self, parameter: &Parameter) -> &[Checkpoint] {
+        &self.checkpoints[..parameter.sources.len()]
+    }
+
+    /// Names of tensors that some checkpoint has and no parameter is, stored masks taken
+    /// together with their values. Each once, sorted.
+    pub fn left_out(&self) -> Vec<String> {
+        let mut names: BTreeSet<String> = BTreeSet::new();
+        for checkpoint in &self.checkpoints {
+            let located = Located::new(checkpoint, |_| true);
+            let located = located.iter().flat_map(Located::names);
+            let is_parameter = |name: &str| {
+                let found = self
+                    .parameters
+                    .binary_search_by(|parameter| parameter.name.as_str().cmp(name));
+                found.is_ok()
+            };
+            names.extend(
+                located
+                    .filter(|name| !is_parameter(name))
+                    .map(str::to_owned),
+            );
+        }
+        names.into_iter().collect()
+    }
+
     /// The tensor of values that an ingredient has for a parameter.
     pub fn value(&self, parameter: &Parameter, ingredient: usize) -> &StoredTensor {
         &self.checkpoints[ingredient].tensors()[parameter.sources[ingredient].value]
@@ -167,6 +213,56 @@ impl Ingredients {
     pub fn given_mask(&self, parameter: &Parameter) -> Option<&StoredTensor> {
         Some(&self.mask_file.as_ref()?.tensors()[parameter.given_mask?])
     }
+}
+
+/// What `pick` takes of these checkpoints, sorted by name.
+fn parameters(
+    checkpoints: &[Checkpoint],
+    dtypes: DtypeRule,
+    pick: &impl Fn(&str) -> Pick,
+) -> Result<Vec<Parameter>, IngredientsError> {
+    let mut resolved = Vec::with_capacity(checkpoints.len());
+    for checkpoint in checkpoints {
+        let located = Located::new(checkpoint, |name| pick(name) != Pick::Nowhere)?;
+        // One checkpoint alone is only looked at.
+        if checkpoints.len() > 1 {
+            located.refuse_unknown_masks(checkpoint)?;
+        }
+        resolved.push(located);
+    }
+    let (Some((first, rest)), Some((located, others))) =
+        (checkpoints.split_first(), resolved.split_first())
+    else {
+        return Err(IngredientsError::None);
+    };
+    let of_first = Side::new(first, located);
+    for (checkpoint, located) in rest.iter().zip(others) {
+        refuse_another_graph(first, checkpoint)?;
+        refuse_differences(&of_first, &Side::new(checkpoint, located), dtypes, pick)?;
+    }
+
+    // All have the same names but those that the first one gives, and all are sorted.
+    let mut others: Vec<_> = others.iter().map(Located::iter).collect();
+    let parameter = |(name, source): (&str, Source)| {
+        let pick = pick(name);
+        let mut sources = vec![source];
+        if pick == Pick::Everyone {
+            let found = others.iter_mut().filter_map(|other| {
+                let mut other = other.skip_while(|(other, _)| *other != name);
+                Some(other.next()?.1)
+            });
+            sources.extend(found);
+        }
+        Parameter {
+            name: name.to_owned(),
+            shape: first.tensors()[source.value].shape.clone(),
+            sources: sources.into(),
+            pick,
+            quantiser: of_first.codes.get(name).copied(),
+            given_mask: None,
+        }
+    };
+    Ok(located.iter().map(parameter).collect())
 }
 
 fn assign_masks(
@@ -190,6 +286,10 @@ fn assign_masks(
             continue;
         };
         let parameter = &mut parameters[at];
+        if parameter.pick == Pick::First {
+            // Its mask is the first ingredient's, as all of it is.
+            continue;
+        }
         let value = &first.tensors()[parameter.sources[0].value];
         if value.dtype.arithmetic() != Arithmetic::Average {
             return Err(IngredientsError::MaskedDtype {
@@ -235,85 +335,4 @@ fn refuse_another_graph(first: &Checkpoint, other: &Checkpoint) -> Result<(), In
             Err(IngredientsError::ModelAndOther { model, other })
         }
     }
-}
-
-fn refuse_differences(
-    (first, first_logical): (&Checkpoint, &Located<'_>),
-    (other, other_logical): (&Checkpoint, &Located<'_>),
-    dtypes: DtypeRule,
-) -> Result<(), IngredientsError> {
-    let mut differences = Vec::new();
-    // Alike in most cases, so the next of the other is looked at before searching.
-    let mut others = other_logical.iter();
-    for (name, source) in first_logical.iter() {
-        let next = others.next().filter(|&(other_name, _)| other_name == name);
-        let found = next
-            .map(|(_, source)| source)
-            .or_else(|| other_logical.get(name));
-        let Some(other_source) = found else {
-            differences.push(Difference::OnlyFirst(name.to_owned()));
-            continue;
-        };
-        let (a, b) = (
-            &first.tensors()[source.value],
-            &other.tensors()[other_source.value],
-        );
-        let are_averaged = a.dtype.arithmetic() == Arithmetic::Average
-            && b.dtype.arithmetic() == Arithmetic::Average;
-        if a.shape != b.shape {
-            differences.push(Difference::Shape(
-                name.to_owned(),
-                a.shape.clone(),
-                b.shape.clone(),
-            ));
-        } else if a.dtype != b.dtype && !(dtypes == DtypeRule::AnyFloat && are_averaged) {
-            differences.push(Difference::Dtype(name.to_owned(), a.dtype, b.dtype));
-        }
-    }
-    let only_other = other_logical
-        .names()
-        .filter(|name| first_logical.get(name).is_none());
-    differences.extend(only_other.map(|name| Difference::OnlyOther(name.to_owned())));
-    if differences.is_empty() {
-        return Ok(());
-    }
-    Err(IngredientsError::Different {
-        first: first.path().to_owned(),
-        other: other.path().to_owned(),
-        hint: hint(&differences, first, first_logical, other_logical),
-        differences,
-    })
-}
-
-/// What would make two checkpoints agree, if it is one of the usual things.
-fn hint(
-    differences: &[Difference],
-    checkpoint: &Checkpoint,
-    first: &Located<'_>,
-    other: &Located<'_>,
-) -> Option<String> {
-    let is_averaged = |dtype: Dtype| dtype.arithmetic() == Arithmetic::Average;
-    let is_convertible = |difference: &Difference| match difference {
-        Difference::Dtype(_, first, other) => is_averaged(*first) && is_averaged(*other),
-        _ => false,
-    };
-    if differences.iter().all(is_convertible) {
-        return Some("`--dtype` merges different floating types into one".to_owned());
-    }
-    let is_dtype = |difference: &Difference| matches!(difference, Difference::Dtype(..));
-    if differences.iter().any(is_dtype) {
-        return Some("only F16, BF16, F32 and F64 are converted: save both in one type".to_owned());
-    }
-    if let Some(prefixes) = prefixes_apart(checkpoint, first, other) {
-        return Some(prefixes);
-    }
-    let is_missing = |difference: &Difference| {
-        matches!(
-            difference,
-            Difference::OnlyFirst(_) | Difference::OnlyOther(_)
-        )
-    };
-    let some_shared = first.names().any(|name| other.get(name).is_some());
-    (some_shared && differences.iter().all(is_missing))
-        .then(|| "`--exclude` leaves tensors out".to_owned())
 }

@@ -310,6 +310,9 @@ pub(crate) struct MergeArguments {
     pub(crate) selection: SelectionArguments,
 
     #[command(flatten)]
+    pub(crate) from_first: FromFirstArguments,
+
+    #[command(flatten)]
     pub(crate) mask: MaskArguments,
 
     /// What to do where masks differ
@@ -395,6 +398,9 @@ pub(crate) struct CheckArguments {
 
     #[command(flatten)]
     pub(crate) selection: SelectionArguments,
+
+    #[command(flatten)]
+    pub(crate) from_first: FromFirstArguments,
 
     #[command(flatten)]
     pub(crate) mask: MaskArguments,
@@ -530,6 +536,19 @@ pub(crate) struct SelectionArguments {
     /// Leave out tensors whose names match; may be repeated
     #[arg(long, value_name = "PATTERN")]
     pub(crate) exclude: Vec<String>,
+}
+
+/// Which tensors are not averaged.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Choosing tensors")]
+pub(crate) struct FromFirstArguments {
+    /// Take tensors whose names match from the first ingredient as they are; may be repeated
+    ///
+    /// Whatever the others have of that name, in any shape or type, or not at all: so models
+    /// with different heads or vocabularies become a whole one. Its mask is the first
+    /// ingredient's, too. --exclude wins over it, and it wins over --include.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) from_first: Vec<String>,
 }
 
 /// How masks are found.

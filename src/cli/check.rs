@@ -12,6 +12,7 @@ use sms_merge::merge::MergeOptions;
 use sms_merge::merge::MergePlan;
 use sms_merge::merge::Method;
 use sms_merge::merge::Observer;
+use sms_merge::merge::refuse_idle_exclusions;
 use sms_merge::merge::scan;
 
 use crate::cli::SCHEMA;
@@ -68,7 +69,7 @@ pub(crate) fn run(arguments: &CheckArguments, interrupted: &AtomicBool) -> anyho
     let mut options = MergeOptions::new(Method::Uniform, uniform);
     options.rules = rules(&arguments.mask, OnMaskMismatch::Error)?;
     options.distances = false;
-    select(&arguments.selection, &mut options)?;
+    select(&arguments.selection, &arguments.from_first, &mut options)?;
     let (reading, dtypes) = (&arguments.reading, DtypeRule::AnyFloat);
     let checkpoints = open_all(&paths, &open_options(reading), threads(reading))?;
     let ingredients = if checkpoints.iter().any(is_adapter) {
@@ -80,6 +81,7 @@ pub(crate) fn run(arguments: &CheckArguments, interrupted: &AtomicBool) -> anyho
     } else {
         join_opened(checkpoints, mask, reading, dtypes, &options)?
     };
+    refuse_idle_exclusions(&ingredients, &options)?;
     warnings.extend(notes(&ingredients));
     options.workers = workers(
         &arguments.device,

@@ -6,11 +6,12 @@ mod adapter;
 mod cycle;
 mod export;
 mod graph;
+mod ingredients;
 #[cfg(feature = "train")]
 mod train;
+mod words;
 
 use std::io;
-use std::path::Path;
 
 use serde::Serialize;
 use sms_merge::adapter::AdapterError;
@@ -22,6 +23,7 @@ use sms_merge::connectivity::Mismatch;
 use sms_merge::export::onnx::OnnxError;
 use sms_merge::export::template::TemplateError;
 use sms_merge::format::replace::Failure;
+use sms_merge::format::replace::ReplaceError;
 use sms_merge::graph::models::ModelError;
 use sms_merge::kernel::cuda::DeviceError;
 use sms_merge::merge::CertificateError;
@@ -40,8 +42,12 @@ use crate::cli::metrics::MetricsError;
 use crate::cli::model::ForeignError;
 use crate::cli::text::Clean;
 use crate::cli::text::StdoutError;
-use crate::cli::text::shown;
 use crate::cli::usage;
+use crate::cli::verify::NotTheIngredients;
+
+pub(crate) use words::quoted;
+pub(in crate::cli) use words::repeated;
+pub(in crate::cli) use words::word;
 
 /// What a shell adds to the number of a signal that ended a program.
 const SIGNALLED: u8 = 128;
@@ -239,7 +245,8 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
 
 fn of_choice(error: &ChoiceError) -> Exit {
     match error {
-        ChoiceError::Listing { .. }
+        ChoiceError::NoMatch { .. }
+        | ChoiceError::Listing { .. }
         | ChoiceError::List { .. }
         | ChoiceError::Metrics(MetricsError::Read { .. }) => Exit::Io,
         ChoiceError::Interrupted { .. } => Exit::Interrupted,
@@ -287,6 +294,7 @@ fn of_merge(error: &MergeError) -> Exit {
         | MergeError::Hollow { .. }
         | MergeError::NonFinite { .. }
         | MergeError::IntegerMismatch { .. }
+        | MergeError::Quantised { .. }
         | MergeError::OpaqueMismatch { .. } => Exit::Incompatible,
         MergeError::Connectivity(_) => Exit::Connectivity,
         MergeError::NotAsJudged { .. } => Exit::Io,
@@ -316,11 +324,21 @@ fn of_prune(error: &PruneError) -> Exit {
 
 fn of_output(error: &OutputError) -> Exit {
     match error {
-        OutputError::Replace(error) if error.kind() == Failure::Refused => Exit::Usage,
-        OutputError::Replace(_) | OutputError::Space { .. } => Exit::Io,
+        OutputError::Replace(error) => of_replace(error),
+        OutputError::Space { .. } => Exit::Io,
         OutputError::Template(error) => of_source(error),
         OutputError::OffMask { .. } => Exit::Connectivity,
         _ => Exit::Usage,
+    }
+}
+
+/// A directory that is not there is no slip of the pen in the command line, wherever it is
+/// named.
+fn of_replace(error: &ReplaceError) -> Exit {
+    match error {
+        ReplaceError::ParentMissing { .. } | ReplaceError::ParentKind { .. } => Exit::Io,
+        error if error.kind() == Failure::Refused => Exit::Usage,
+        _ => Exit::Io,
     }
 }
 
@@ -341,6 +359,9 @@ pub(crate) fn mismatch_of(error: &anyhow::Error) -> Option<&Mismatch> {
 
 /// What to run next, where an error has a remedy that its message does not say.
 fn next_of(error: &anyhow::Error) -> Option<String> {
+    if let Some(error) = error.downcast_ref::<NotTheIngredients>() {
+        return Some(error.next.clone());
+    }
     if let Some(mismatch) = mismatch_of(error) {
         return Some(masks::remedy_of(error, mismatch));
     }
@@ -352,10 +373,15 @@ fn next_of(error: &anyhow::Error) -> Option<String> {
             return limits::remedy(error);
         }
         if let Some(error) = cause.downcast_ref::<IngredientsError>() {
-            return after_ingredients(error);
+            return ingredients::next_of(error);
         }
         if let Some(MergeError::Adapter(error)) = cause.downcast_ref() {
             return adapter::after_adapter(error);
+        }
+        if let Some(error) = cause.downcast_ref::<MergeError>()
+            && let Some(next) = ingredients::after_merge(error)
+        {
+            return Some(next);
         }
         if let Some(error) = cause.downcast_ref() {
             return adapter::after_adapter(error);
@@ -372,45 +398,9 @@ fn next_of(error: &anyhow::Error) -> Option<String> {
     })
 }
 
-fn after_ingredients(error: &IngredientsError) -> Option<String> {
-    match error {
-        IngredientsError::Graph {
-            first,
-            other,
-            place,
-        } => graph::remedy(first, other, place),
-        IngredientsError::Different { first, other, .. } => Some(format!(
-            "compare `sms-merge inspect {}` with `sms-merge inspect {}`",
-            quoted(first),
-            quoted(other)
-        )),
-        IngredientsError::MaskShape { path, .. }
-        | IngredientsError::MaskDtype { path, .. }
-        | IngredientsError::StoredTwice { path, .. }
-        | IngredientsError::MaskedDtype { path, .. }
-        | IngredientsError::UnknownMask { path, .. }
-        | IngredientsError::StrayMask { path, .. } => {
-            Some(format!("sms-merge inspect {}", quoted(path)))
-        }
-        _ => None,
-    }
-}
-
-/// A path as a word of a shell's command line.
-pub(crate) fn quoted(path: &Path) -> String {
-    let text = shown(path);
-    let is_plain = |character: char| {
-        character.is_alphanumeric() || matches!(character, '/' | '.' | '_' | '-' | '+' | ',' | '=')
-    };
-    if !text.is_empty() && text.chars().all(is_plain) {
-        text
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::path::PathBuf;
 
     use anyhow::Context;

@@ -61,6 +61,11 @@ pub(crate) fn check(arguments: &MergeArguments) -> Result<(), UsageError> {
             None => Ok(()),
         };
     }
+    if !arguments.from_first.from_first.is_empty() {
+        let message = "which ingredient of a greedy soup is the first is not known before it is \
+                       chosen, so `--from-first` is for other soups";
+        return usage(message.to_owned(), Some("add `--exclude` in place of it"));
+    }
     if !matches!(arguments.on_mask_mismatch, OnMaskMismatch::Error) {
         let message = "greedy soups are of one mask, so `--on-mask-mismatch` must be `error`";
         return usage(message.to_owned(), None);

@@ -17,6 +17,7 @@ use sms_merge::connectivity::Rules;
 use sms_merge::merge::MergeOptions;
 use sms_merge::merge::default_threads;
 
+use crate::cli::args::FromFirstArguments;
 use crate::cli::args::LayoutChoice;
 use crate::cli::args::MaskArguments;
 use crate::cli::args::NameArguments;
@@ -24,15 +25,18 @@ use crate::cli::args::OnMaskMismatch;
 use crate::cli::args::ReadingArguments;
 use crate::cli::args::SelectionArguments;
 use crate::cli::exit::UsageError;
+use crate::cli::selection;
 use crate::cli::text::Clean;
 
-/// Puts what `--include` and `--exclude` say into the options.
+/// Puts what `--include`, `--exclude` and `--from-first` say into the options.
 pub(crate) fn select(
     arguments: &SelectionArguments,
+    from_first: &FromFirstArguments,
     options: &mut MergeOptions,
 ) -> Result<(), UsageError> {
     options.include = patterns("--include", &arguments.include)?;
     options.exclude = patterns("--exclude", &arguments.exclude)?;
+    options.from_first = patterns("--from-first", &from_first.from_first)?;
     Ok(())
 }
 
@@ -124,9 +128,8 @@ pub(crate) fn join_opened(
 ) -> anyhow::Result<Ingredients> {
     let options = open_options(reading);
     let mask = mask.map(|path| Checkpoint::open(path, &options));
-    let joined = Ingredients::join(checkpoints, mask.transpose()?, dtypes, |name| {
-        merge_options.selects(name)
-    })?;
+    let pick = |name: &str| merge_options.pick(name);
+    let joined = Ingredients::join_picked(checkpoints, mask.transpose()?, dtypes, pick)?;
     Ok(joined)
 }
 
@@ -134,7 +137,9 @@ pub(crate) fn join_opened(
 pub(crate) fn notes(ingredients: &Ingredients) -> impl Iterator<Item = String> + use<> {
     let notes = ingredients.checkpoints().iter().flat_map(Checkpoint::notes);
     let notes = Note::gather(notes).into_iter();
-    notes.map(|note| Clean(&note.to_string()).to_string())
+    notes
+        .map(|note| Clean(&note.to_string()).to_string())
+        .chain(selection::quantised(ingredients))
 }
 
 /// Opens checkpoints, several at a time: a header of 100,000 tensors takes a while.

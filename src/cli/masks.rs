@@ -1,6 +1,9 @@
 //! Masks as people and programs see them: what was found of each tensor walks in,
 //! tables and objects walk out.
 
+mod remedy;
+mod zeros;
+
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -11,7 +14,6 @@ use sms_merge::connectivity::TensorMask;
 use sms_merge::connectivity::Verdict;
 use sms_merge::tensor::Digest;
 use sms_merge::tensor::Printable;
-use thiserror::Error;
 
 use crate::cli::table::table_for;
 use crate::cli::terminal::Stream;
@@ -21,6 +23,12 @@ use crate::cli::text::count;
 use crate::cli::text::percent;
 use crate::cli::text::plural;
 use crate::cli::text::table;
+
+use zeros::ZerosObject;
+
+pub(crate) use remedy::AnotherMask;
+pub(crate) use remedy::remedy;
+pub(crate) use remedy::remedy_of;
 
 /// Pairs and tensors of a mismatch that are shown; JSON has all.
 const MOST_SHOWN: usize = 8;
@@ -121,6 +129,8 @@ pub(crate) struct MismatchObject {
     participants: Vec<String>,
     pairs: Vec<PairObject>,
     tensors: Vec<MaskObject>,
+    zeros: Vec<ZerosObject>,
+    dense: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -150,7 +160,7 @@ impl MismatchObject {
                 Verdict::Nested { .. } => "nested",
                 Verdict::Independent => "independent",
             },
-            sentence: sentence(mismatch),
+            sentence: zeros::sentence(mismatch).unwrap_or_else(|| sentence(mismatch)),
             odd,
             order,
             participants: mismatch.participants.clone(),
@@ -165,12 +175,14 @@ impl MismatchObject {
                 })
                 .collect(),
             tensors: mismatch.differing().map(MaskObject::new).collect(),
+            zeros: zeros::objects(mismatch),
+            dense: zeros::patterns(mismatch),
         }
     }
 }
 
 /// A participant, to show.
-fn name(mismatch: &Mismatch, who: usize) -> String {
+pub(super) fn name(mismatch: &Mismatch, who: usize) -> String {
     let name = mismatch.participants.get(who);
     name.map_or("?".to_owned(), |name| Clean(name).to_string())
 }
@@ -216,48 +228,6 @@ fn sparsity(mismatch: &Mismatch, who: usize) -> f64 {
         )
     });
     100.0 * (1.0 - retained as f64 / numel.max(1) as f64)
-}
-
-/// The error of a command that takes one checkpoint and a mask, and no policy for a
-/// mismatch.
-#[derive(Debug, Error)]
-#[error("the mask is not that of the checkpoint")]
-pub(crate) struct AnotherMask(#[source] pub(crate) anyhow::Error);
-
-/// What to do about an error that is a mismatch, in one line.
-pub(crate) fn remedy_of(error: &anyhow::Error, mismatch: &Mismatch) -> String {
-    match error.is::<AnotherMask>() {
-        true => "leave `--mask` out, or give the mask that the checkpoint was pruned with; \
-                 `sms-merge prune --from-mask` prunes it by another"
-            .to_owned(),
-        false => remedy(mismatch),
-    }
-}
-
-/// What to do about a mismatch, in one line.
-pub(crate) fn remedy(mismatch: &Mismatch) -> String {
-    let name = |who: usize| name(mismatch, who);
-    match &mismatch.verdict {
-        Verdict::OneOdd { odd, .. } if mismatch.participants.len() > 2 => {
-            format!(
-                "leave `{}` out, or choose a mask with --on-mask-mismatch",
-                name(*odd)
-            )
-        }
-        Verdict::OneOdd { odd, .. } => format!(
-            "prune `{}` with the mask of the other, or choose a mask with --on-mask-mismatch",
-            name(*odd)
-        ),
-        Verdict::Drift => {
-            "give the mask with --mask, or choose one with --on-mask-mismatch".to_owned()
-        }
-        Verdict::Nested { .. } => {
-            "merge ingredients of one phase, or choose a mask with --on-mask-mismatch".to_owned()
-        }
-        Verdict::Independent => {
-            "retrain from one pruned parent, or choose a mask with --on-mask-mismatch".to_owned()
-        }
-    }
 }
 
 /// The policies that make a mask of masks that differ.
@@ -318,7 +288,7 @@ pub(crate) fn mismatch_text(mismatch: &Mismatch) -> String {
     let mut text = format!(
         "masks differ in {n_differing} of {}: {}\n\n",
         plural(n_pruned as u64, "pruned tensor"),
-        sentence(mismatch)
+        zeros::sentence(mismatch).unwrap_or_else(|| sentence(mismatch))
     );
     let pair_columns = [
         ("first", Column::Name),

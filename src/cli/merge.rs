@@ -19,6 +19,7 @@ use sms_merge::merge::MergeOptions;
 use sms_merge::merge::MergePlan;
 use sms_merge::merge::Method;
 use sms_merge::merge::Observer;
+use sms_merge::merge::refuse_idle_exclusions;
 use sms_merge::merge::refuse_named_input;
 use sms_merge::merge::sha256;
 use sms_merge::tensor::Dtype;
@@ -49,6 +50,7 @@ use crate::cli::inputs::threads;
 use crate::cli::outputs;
 use crate::cli::plan;
 use crate::cli::progress::Progress;
+use crate::cli::selection;
 use crate::cli::summary::Summary;
 use crate::cli::text::note;
 use crate::cli::text::shown;
@@ -86,12 +88,26 @@ pub(crate) fn run(arguments: &MergeArguments, interrupted: &AtomicBool) -> anyho
     let reading = open_options(&arguments.reading);
     let checkpoints = open_all(&paths, &reading, threads(&arguments.reading))?;
     if adapters::are_meant(arguments, &checkpoints)? {
+        if !options.from_first.is_empty() {
+            return Err(UsageError {
+                message: "`--from-first` is not for adapters, whose products are averaged"
+                    .to_owned(),
+                next: Some("leave `--from-first` out".to_owned()),
+            }
+            .into());
+        }
         return adapters::run(arguments, checkpoints, options, warnings, interrupted);
     }
     let mask = arguments.mask.mask.as_deref();
     let dtypes = options.dtype_rule();
-    let mut ingredients = join_opened(checkpoints, mask, &arguments.reading, dtypes, &options)?;
+    let opened = join_opened(checkpoints, mask, &arguments.reading, dtypes, &options);
+    let mut ingredients = match greedy::is_asked_for(arguments) {
+        true => opened.map_err(selection::without_from_first)?,
+        false => opened?,
+    };
+    refuse_idle_exclusions(&ingredients, &options)?;
     warnings.extend(notes(&ingredients));
+    warnings.extend(selection::left_out(&ingredients, &options));
     warnings.extend(arguments.output.as_deref().and_then(other_format));
     // A plan writes nothing, whatever is in the output's place.
     let existing = outputs::existing(arguments.force || arguments.plan);
@@ -230,7 +246,7 @@ fn options(arguments: &MergeArguments, n_ingredients: usize) -> anyhow::Result<M
     };
     let mut options = MergeOptions::new(method, weights.map_err(MergeError::Weights)?);
     options.rules = rules(&arguments.mask, arguments.on_mask_mismatch)?;
-    select(&arguments.selection, &mut options)?;
+    select(&arguments.selection, &arguments.from_first, &mut options)?;
     options.dtype = arguments.dtype.map(|dtype| match dtype {
         FloatType::F16 => Dtype::F16,
         FloatType::Bf16 => Dtype::BF16,

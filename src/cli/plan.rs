@@ -74,6 +74,7 @@ pub(crate) fn action_word(action: Action) -> &'static str {
         Action::Identical => "identical",
         Action::Maximum => "maximum",
         Action::First => "first",
+        Action::FromFirst => "from-first",
     }
 }
 

@@ -108,8 +108,8 @@ fn layout(arguments: &PruneArguments) -> Result<MaskLayout, UsageError> {
             Err(UsageError {
                 message: "a pruned checkpoint is written dense, or as its input is".to_owned(),
                 next: Some(
-                    "sms-merge prune with --mask-out, then sms-merge export with --mask and \
-                     --layout"
+                    "give `--mask-out MASK.st` in place of `--layout`, then `sms-merge export PRUNED.st \
+                     --mask MASK.st --layout LAYOUT -o OUTPUT.st`"
                         .to_owned(),
                 ),
             })

@@ -1,6 +1,8 @@
 //! `sms-merge verify`: a soup and its ingredients walk in, whether it is what they
 //! give walks out.
 
+mod given;
+
 use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
@@ -26,6 +28,8 @@ use crate::cli::text::count;
 use crate::cli::text::note;
 use crate::cli::text::plural;
 use crate::cli::text::shown;
+
+pub(crate) use given::NotTheIngredients;
 
 /// Differences that are shown; JSON has all.
 const MOST_SHOWN: usize = 10;
@@ -56,6 +60,10 @@ pub(crate) fn run(arguments: &VerifyArguments, interrupted: &AtomicBool) -> anyh
     let paths = expand(&arguments.ingredients, interrupted)?;
     let soup = Checkpoint::open(&arguments.soup, &options)?;
     let certificate = Certificate::of(&soup)?;
+    if !paths.is_empty() {
+        let mask = arguments.mask.as_deref();
+        given::refuse_other_counts(&arguments.soup, &certificate, &paths, mask)?;
+    }
     let checkpoints = open_all(&paths, &options, threads(&arguments.reading))?;
     let mask = arguments.mask.as_ref();
     let mask = mask
@@ -83,6 +91,7 @@ pub(crate) fn run(arguments: &VerifyArguments, interrupted: &AtomicBool) -> anyh
     let not_covered = not_covered(&soup, &certificate, n_ingredients);
     let is_sealed = certificate.is_sealed();
     let mut retained_zeros = 0;
+    let names = given::names(&checkpoints);
     let differences = if checkpoints.is_empty() {
         self_check(soup, &certificate, &workers, observer).map(|found| {
             retained_zeros = found.retained_zeros;
@@ -92,7 +101,8 @@ pub(crate) fn run(arguments: &VerifyArguments, interrupted: &AtomicBool) -> anyh
         recompute(&soup, &certificate, checkpoints, mask, &workers, observer)
     };
     progress.clear();
-    let differences = differences?;
+    let differences = differences
+        .map_err(|error| given::explained(error, &arguments.soup, &certificate, &names))?;
     let verified = differences.is_empty();
     if arguments.report.json {
         let object = VerifyObject {
@@ -120,6 +130,9 @@ pub(crate) fn run(arguments: &VerifyArguments, interrupted: &AtomicBool) -> anyh
         let proved = plural(n_tensors.saturating_sub(n_recalibrated) as u64, "tensor");
         let n_tensors = plural(n_tensors as u64, "tensor");
         report.push_str(&match (verified, n_ingredients) {
+            (false, _) if is_of_others(&differences) => {
+                format!("`{soup}` was not made of these files\n")
+            }
             (false, _) => format!("`{soup}` is not what its certificate says\n"),
             (true, 0) => format!(
                 "`{soup}` is as it was written: {n_tensors}, nothing off the mask is non-zero\n"
@@ -156,6 +169,20 @@ pub(crate) fn run(arguments: &VerifyArguments, interrupted: &AtomicBool) -> anyh
         true => Exit::Done,
         false => Exit::Verification,
     })
+}
+
+/// Whether what was given is not what the soup was made of: what differs else follows from
+/// that.
+fn is_of_others(differences: &[Difference]) -> bool {
+    let is_other = |one: &Difference| {
+        matches!(
+            one,
+            Difference::Ingredient { .. }
+                | Difference::MaskFile
+                | Difference::IngredientCount { .. }
+        )
+    };
+    differences.iter().any(is_other)
 }
 
 /// What no digest of the certificate covers and no ingredient tells.
@@ -224,13 +251,22 @@ fn sentence(difference: &Difference) -> String {
         ),
         Difference::Extra { tensor } => format!("`{}` should not be there", Printable(tensor)),
         Difference::Ingredient {
-            position,
+            name,
+            path,
             recorded,
             found,
-        } => format!(
-            "ingredient {} has digest {found}, and the certificate names {recorded}",
-            position + 1
-        ),
+            ..
+        } => {
+            let is_named = path.file_name().is_some_and(|own| own == name.as_str());
+            let what = match is_named {
+                true => "has changed since, or is another file of that name".to_owned(),
+                false => format!("is not `{}`, which the certificate names", Printable(name)),
+            };
+            format!(
+                "`{}` {what}: its digest is {found}, and that of the ingredient {recorded}",
+                shown(path)
+            )
+        }
         Difference::IngredientCount { recorded, found } => {
             format!("{found} ingredients were given, and the certificate names {recorded}")
         }

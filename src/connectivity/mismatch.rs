@@ -11,6 +11,7 @@ use super::policy::{
     DENSE_ZERO_FRACTION, DRIFT_TOLERANCE, Expectation, MismatchPolicy, Resolution, Rules,
 };
 use super::scan::MaskTally;
+use super::zeros::ZeroCause;
 
 /// Two masks agree nearly everywhere if they share at least this fraction of what
 /// either retains.
@@ -43,6 +44,10 @@ pub struct TensorMask {
     pub pairwise: Option<Pairwise>,
     /// Digest of the resolved mask.
     pub digest: Digest,
+    /// Whether zeros decide, and not a stored or given mask.
+    pub is_from_zeros: bool,
+    /// Why the zeros that differ may be no mask, if they look like that.
+    pub cause: Option<ZeroCause>,
 }
 
 impl TensorMask {
@@ -94,8 +99,15 @@ impl TensorMask {
             && !rules.strict
             && broken_pattern.is_none()
             && tally.disagreements as f64 <= bound;
+        let is_from_zeros = expectation != Expectation::Explicit && tally.disputed_by_explicit == 0;
+        let cause = tally
+            .zeros
+            .cause(&tally.retained_by, &shape)
+            .filter(|_| is_from_zeros && tally.disagreements > 0);
         Self {
             is_pruned,
+            is_from_zeros,
+            cause,
             retained: if is_pruned { tally.retained } else { numel },
             disagreements: tally.disagreements,
             first_difference: tally.first_difference,
@@ -143,6 +155,45 @@ pub struct Mismatch {
     pub pairwise: Pairwise,
     /// In what way they differ.
     pub verdict: Verdict,
+    /// Tensors whose zeros may be no mask, in the order of the output.
+    pub accidents: Vec<Accident>,
+}
+
+/// A tensor that differs in zeros that may be no mask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accident {
+    /// Index of the tensor in [`Mismatch::tensors`].
+    pub tensor: usize,
+    /// What the zeros look like.
+    pub cause: ZeroCause,
+    /// The participants that retain less than others.
+    pub zero_in: Vec<usize>,
+}
+
+/// Tensors from which one that differs alone is worth a word.
+const FEWEST_FOR_LONE: usize = 4;
+
+/// The tensors that differ in zeros that may be no mask.
+fn accidents(tensors: &[Arc<TensorMask>]) -> Vec<Accident> {
+    let differing = || {
+        let all = tensors.iter().enumerate();
+        all.filter(|(_, tensor)| tensor.is_mismatch())
+    };
+    let is_lone = differing().count() == 1 && tensors.len() >= FEWEST_FOR_LONE;
+    let accident = |(index, tensor): (usize, &Arc<TensorMask>)| {
+        let lone = (is_lone && tensor.is_from_zeros).then_some(ZeroCause::Lone);
+        let most = tensor.retained_by.iter().max()?;
+        let by = tensor.retained_by.iter().enumerate();
+        Some(Accident {
+            tensor: index,
+            cause: tensor.cause.or(lone)?,
+            zero_in: by
+                .filter(|(_, by)| *by < most)
+                .map(|(who, _)| who)
+                .collect(),
+        })
+    };
+    differing().filter_map(accident).collect()
 }
 
 impl Mismatch {
@@ -175,6 +226,7 @@ impl Mismatch {
         }
         let verdict = verdict(&pairwise, &retained_by, numel);
         Self {
+            accidents: accidents(&tensors),
             tensors,
             participants,
             pairwise,

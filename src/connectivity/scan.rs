@@ -5,6 +5,7 @@ use crate::tensor::{Digest, Shape};
 
 use super::pattern::PatternTally;
 use super::policy::Resolution;
+use super::zeros::ZeroTally;
 
 /// Mask words of every participant over one piece, for comparing.
 ///
@@ -75,6 +76,8 @@ pub struct MaskTally {
     pub first_difference: Option<u64>,
     /// Elements of the resolved mask.
     pub retained: u64,
+    /// What zeros look like in tiles in which masks differ.
+    pub zeros: ZeroTally,
     /// Elements retained by both of a pair where not all participants agree; pair
     /// (i, k), i < k, at `k (k - 1) / 2 + i`. Empty while all agree.
     shared_in_dispute: Box<[u64]>,
@@ -95,6 +98,7 @@ impl MaskTally {
             disputed_by_explicit: 0,
             first_difference: None,
             retained: 0,
+            zeros: ZeroTally::default(),
             shared_in_dispute: Box::default(),
             shared_in_peace: 0,
             patterns: vec![PatternTally::default(); n_participants + 1].into(),
@@ -216,6 +220,7 @@ impl MaskTally {
         self.disputed_by_explicit += later.disputed_by_explicit;
         self.first_difference = self.first_difference.or(later.first_difference);
         self.retained += later.retained;
+        self.zeros.merge(&later.zeros);
         self.shared_in_peace += later.shared_in_peace;
         self.retained_by
             .iter_mut()

@@ -1,4 +1,9 @@
 //! The definition: scalar loops that every other backend must equal bit for bit.
+//!
+//! One rule stands above it, for the user of a backend to keep: an element that is the
+//! same infinity in every input is a constant, as in a causal mask that is kept as a
+//! buffer. It stays what it is, whatever the weights, and is no result that is not finite.
+//! A backend counts it as one, so who finds any looks for [`same_infinity`].
 
 use super::double::weighted_mean;
 use super::float::{BF16, Element, F16, F32, F64, is_tie};
@@ -24,6 +29,17 @@ pub fn value_at(input: Input<'_>, index: usize) -> f64 {
         Dtype::F32 => at::<F32, 4>(input.bytes, index),
         _ => at::<F64, 8>(input.bytes, index),
     }
+}
+
+/// The infinity that all inputs have as element `index`, if they have.
+///
+/// # Panics
+/// If there is no such element.
+pub fn same_infinity(inputs: &[Input<'_>], index: usize) -> Option<f64> {
+    let (first, others) = inputs.split_first()?;
+    let value = value_at(*first, index);
+    let is_same = |&input: &Input<'_>| value_at(input, index) == value;
+    (value.is_infinite() && others.iter().all(is_same)).then_some(value)
 }
 
 /// Rounds `value` once into element `index` of `out`, which is F16, BF16, F32 or F64, and

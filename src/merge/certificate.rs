@@ -116,6 +116,9 @@ pub struct RecordedOptions {
     pub include: Vec<String>,
     /// Tensors that were left out.
     pub exclude: Vec<String>,
+    /// Tensors that are the first ingredient's, as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from_first: Vec<String>,
     /// Element type that was asked for.
     pub dtype: Option<String>,
     /// What was done where integers differed.
@@ -354,6 +357,7 @@ impl RecordedOptions {
             dense: options.rules.dense.texts(),
             include: options.include.texts(),
             exclude: options.exclude.texts(),
+            from_first: options.from_first.texts(),
             dtype: options.dtype.map(|dtype| dtype.name().to_owned()),
             on_integer_mismatch: options.integers,
             allow_non_finite: options.allow_non_finite,
@@ -373,6 +377,7 @@ impl RecordedOptions {
         options.rules.dense = patterns(&self.dense);
         options.include = patterns(&self.include);
         options.exclude = patterns(&self.exclude);
+        options.from_first = patterns(&self.from_first);
         options.dtype = self.dtype.as_deref().and_then(Dtype::from_name);
         options.integers = self.on_integer_mismatch;
         options.allow_non_finite = self.allow_non_finite;

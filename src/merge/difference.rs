@@ -36,6 +36,10 @@ pub enum Difference {
     Ingredient {
         /// Its position, from 0.
         position: usize,
+        /// Its name in the certificate.
+        name: String,
+        /// The file that was given for it.
+        path: PathBuf,
         /// Its digest in the certificate.
         recorded: Digest,
         /// Its digest now.

@@ -239,7 +239,7 @@ impl Greedy<'_> {
         let mask_file = self.mask_file.map(open).transpose()?;
         let dtypes = options.dtype_rule();
         let joined =
-            Ingredients::join(checkpoints, mask_file, dtypes, |name| options.selects(name));
+            Ingredients::join_picked(checkpoints, mask_file, dtypes, |name| options.pick(name));
         Ok((joined.map_err(MergeError::Ingredients)?, options))
     }
 

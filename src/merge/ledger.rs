@@ -263,10 +263,16 @@ impl<'a> Ledger<'a> {
                     let stored = self.plan.tensors.iter().zip(&self.tensors).flat_map(
                         |(planned, outcome)| {
                             let parameter = &self.ingredients.parameters()[planned.parameter];
-                            let value = self.ingredients.value(parameter, ingredient);
-                            let mask = self.ingredients.stored_mask(parameter, ingredient);
-                            let mask = mask.zip(outcome.stored_masks[ingredient]);
-                            std::iter::once((value, outcome.values[ingredient])).chain(mask)
+                            // Nothing is read of others where the first one gives a tensor.
+                            let digest = outcome.values.get(ingredient);
+                            let value = digest.map(|&digest| {
+                                (self.ingredients.value(parameter, ingredient), digest)
+                            });
+                            let mask = value.and_then(|_| {
+                                let mask = self.ingredients.stored_mask(parameter, ingredient);
+                                mask.zip(outcome.stored_masks[ingredient])
+                            });
+                            value.into_iter().chain(mask)
                         },
                     );
                     checkpoint_digest(stored.map(|(tensor, digest)| {

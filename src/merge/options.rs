@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::checkpoint::DtypeRule;
 use crate::checkpoint::MaskLayout;
+use crate::checkpoint::Pick;
 use crate::connectivity::NamePatterns;
 use crate::connectivity::Rules;
 use crate::kernel::WeightError;
@@ -54,6 +55,8 @@ pub struct MergeOptions {
     pub include: NamePatterns,
     /// Tensors that are left out.
     pub exclude: NamePatterns,
+    /// Tensors that are the first ingredient's, as they are.
+    pub from_first: NamePatterns,
     /// Element type of averaged tensors; `None` keeps the ingredients'.
     pub dtype: Option<Dtype>,
     /// What to do with integer tensors that differ.
@@ -108,6 +111,7 @@ impl MergeOptions {
             rules: Rules::default(),
             include: NamePatterns::default(),
             exclude: NamePatterns::default(),
+            from_first: NamePatterns::default(),
             dtype: None,
             integers: IntegerPolicy::default(),
             allow_non_finite: false,
@@ -142,9 +146,23 @@ impl MergeOptions {
         }
     }
 
-    /// Whether a tensor is merged.
+    /// Whether a tensor is in the soup.
     pub fn selects(&self, name: &str) -> bool {
-        (self.include.is_empty() || self.include.matches(name)) && !self.exclude.matches(name)
+        self.pick(name) != Pick::Nowhere
+    }
+
+    /// Where a tensor of the soup comes from: of the patterns, `exclude` wins over
+    /// `from_first`, and that over `include`.
+    pub fn pick(&self, name: &str) -> Pick {
+        if self.exclude.matches(name) {
+            Pick::Nowhere
+        } else if self.from_first.matches(name) {
+            Pick::First
+        } else if self.include.is_empty() || self.include.matches(name) {
+            Pick::Everyone
+        } else {
+            Pick::Nowhere
+        }
     }
 }
 

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::checkpoint::Ingredients;
 use crate::checkpoint::Parameter;
+use crate::checkpoint::Pick;
 use crate::checkpoint::StoredTensor;
 use crate::connectivity::Expectation;
-use crate::connectivity::NamePatterns;
 use crate::connectivity::Resolution;
 use crate::format::safetensors::Layout;
 use crate::kernel::PIECE;
@@ -14,6 +14,7 @@ use crate::merge::MergeError;
 use crate::merge::hollow::refuse_hollow;
 use crate::merge::options::IntegerPolicy;
 use crate::merge::options::MergeOptions;
+use crate::merge::patterns::refuse_unused_patterns;
 use crate::merge::place::place;
 use crate::merge::storage::Compacted;
 use crate::merge::storage::slots;
@@ -36,8 +37,10 @@ pub enum Action {
     Identical,
     /// The largest of the ingredients' integers.
     Maximum,
-    /// The first ingredient's elements.
+    /// The first ingredient's elements, of a pruned tensor the retained ones.
     First,
+    /// The first ingredient's bytes. Nothing is read of the others.
+    FromFirst,
 }
 
 /// The place of a tensor in the output.
@@ -212,26 +215,6 @@ impl MergePlan {
     }
 }
 
-fn refuse_unused_patterns(
-    ingredients: &Ingredients,
-    options: &MergeOptions,
-) -> Result<(), MergeError> {
-    let names = ingredients
-        .parameters()
-        .iter()
-        .map(|parameter| parameter.name.as_str());
-    let unused = |option, patterns: &NamePatterns| match patterns.unused(names.clone()) {
-        Some(pattern) => Err(MergeError::UnusedPattern {
-            option,
-            pattern: pattern.to_owned(),
-        }),
-        None => Ok(()),
-    };
-    unused("--prunable", &options.rules.prunable)?;
-    unused("--dense", &options.rules.dense)?;
-    unused("--include", &options.include)
-}
-
 fn plan_tensor(
     ingredients: &Ingredients,
     options: &MergeOptions,
@@ -241,17 +224,22 @@ fn plan_tensor(
     let stored = ingredients.value(parameter, 0);
     let has_explicit_mask = parameter.given_mask.is_some()
         || parameter.sources.iter().any(|source| source.mask.is_some());
-    let expectation = options.rules.expectation(
-        &parameter.name,
-        stored.dtype,
-        &parameter.shape,
-        has_explicit_mask,
-    );
+    let expectation = match parameter.quantiser {
+        // Zeros of codes and of their scales are no mask.
+        Some(_) => Expectation::Dense,
+        None => options.rules.expectation(
+            &parameter.name,
+            stored.dtype,
+            &parameter.shape,
+            has_explicit_mask,
+        ),
+    };
     let action = action(ingredients, options, parameter, stored.dtype, expectation);
+    let is_copied = parameter.pick == Pick::First || parameter.quantiser.is_some();
     let is_averaged = stored.dtype.arithmetic() == Arithmetic::Average;
     let dtype = options
         .dtype
-        .filter(|_| is_averaged)
+        .filter(|_| is_averaged && !is_copied)
         .unwrap_or(stored.dtype);
     let (slot, mask_slot, compact) = slots(ingredients, options, parameter, expectation, dtype);
     PlannedTensor {
@@ -285,6 +273,12 @@ fn action(
     dtype: Dtype,
     expectation: Expectation,
 ) -> Action {
+    if parameter.pick == Pick::First {
+        return Action::FromFirst;
+    }
+    if parameter.quantiser.is_some() {
+        return Action::Identical;
+    }
     let (module, last) = split_name(&parameter.name);
     // Pooling knows no mask: statistics that have one are averaged as weights are.
     let is_pooled =
@@ -304,7 +298,9 @@ fn action(
                 let mean = &parameters[mean];
                 let is_float =
                     |i| ingredients.value(mean, i).dtype.arithmetic() == Arithmetic::Average;
-                mean.shape == parameter.shape && (0..ingredients.count()).all(is_float)
+                mean.pick == Pick::Everyone
+                    && mean.shape == parameter.shape
+                    && (0..ingredients.count()).all(is_float)
             });
             matching.map_or(Action::Average, |mean| Action::PooledVariance { mean })
         }
@@ -324,7 +320,7 @@ fn action(
 
 fn bytes_to_read(ingredients: &Ingredients) -> u64 {
     let of_parameter = |parameter: &Parameter| -> u64 {
-        let stored = (0..ingredients.count()).map(|ingredient| {
+        let stored = (0..parameter.sources.len()).map(|ingredient| {
             let mask = ingredients.stored_mask(parameter, ingredient);
             let value = ingredients.value(parameter, ingredient);
             value.stored_bytes() + mask.map_or(0, StoredTensor::stored_bytes)

@@ -33,7 +33,7 @@ pub(super) fn pick_kept(
         ..options.clone()
     };
     let dtypes = options.dtype_rule();
-    let all = Ingredients::join(candidates, mask_file, dtypes, |name| options.selects(name))?;
+    let all = Ingredients::join_picked(candidates, mask_file, dtypes, |name| options.pick(name))?;
     let plan = MergePlan::new(&all, &options)?;
     let scanned = scan(plan, &all, &options, observer)?;
     scanned.connectivity.map_err(MergeError::Connectivity)?;
@@ -43,6 +43,8 @@ pub(super) fn pick_kept(
         .filter(|(_, (candidate, found))| candidate.digest != **found)
         .map(|(position, (candidate, &found))| Difference::Ingredient {
             position,
+            name: candidate.name.clone(),
+            path: all.checkpoints()[position].path().to_owned(),
             recorded: candidate.digest,
             found,
         })

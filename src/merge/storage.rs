@@ -205,7 +205,7 @@ impl PlannedTensor {
         options.rules.policy == MismatchPolicy::Error
             && parameter.given_mask.is_none()
             && retained(0).is_some()
-            && (1..ingredients.count()).all(|ingredient| retained(ingredient) == retained(0))
+            && (1..parameter.sources.len()).all(|ingredient| retained(ingredient) == retained(0))
     }
 
     /// Whether masks have to be counted before it has a place.

@@ -154,7 +154,7 @@ impl Job<'_> {
         let read = |checkpoint: &'s Checkpoint, tensor: &StoredTensor, scratch: &'s mut Vec<u8>| {
             checkpoint.read(tensor, range.begin, range.count, scratch)
         };
-        let checkpoints = self.ingredients.checkpoints();
+        let checkpoints = self.ingredients.having(parameter);
         let is_compact = |i| self.ingredients.value(parameter, i).compact().is_some();
         let values = checkpoints
             .iter()
@@ -185,7 +185,7 @@ impl Job<'_> {
             .collect::<Result<_, _>>()?;
         // Equal masks are one, which is then counted and digested once.
         let first = compact.first().map_or(&[][..], Vec::as_slice);
-        let compact = compact.iter().enumerate();
+        let compact = compact[..checkpoints.len()].iter().enumerate();
         let compact = compact.map(|(i, words)| {
             let words = if words == first { first } else { words };
             is_compact(i).then_some(words)
@@ -271,6 +271,10 @@ impl Job<'_> {
             let found = answer.as_ref();
             outcome.tally = Some(match shared {
                 Some(shared) => tile.agreement(shared, resolved),
+                None if planned.action == Action::FromFirst => {
+                    tile.first_mask(words)?;
+                    tile.agreement(words, resolved)
+                }
                 None if found.is_some_and(|found| tile.found_words(found, words)) => {
                     tile.agreement(words, resolved)
                 }
@@ -300,7 +304,9 @@ impl Job<'_> {
             (Action::Average, Some(answer)) if tile.take(&answer, out, mask) => {
                 (outcome.counts, outcome.gram) = (answer.counts, answer.gram);
             }
-            (Action::Average | Action::First, _) if is_masked => {
+            // Zeros that are a mask may have a sign, which stays.
+            (Action::FromFirst, _) if tile.is_verbatim() => out.copy_from_slice(bytes.values[0]),
+            (Action::Average | Action::First | Action::FromFirst, _) if is_masked => {
                 let room = Room {
                     workspace,
                     words,
@@ -316,7 +322,7 @@ impl Job<'_> {
             }
             (Action::PooledVariance { mean }, _) => tile.pool_variances(mean, out)?,
             (Action::Maximum, _) => maximum(out, planned.slot.dtype, &bytes.values)?,
-            (Action::First, _) => out.copy_from_slice(bytes.values[0]),
+            (Action::First | Action::FromFirst, _) => out.copy_from_slice(bytes.values[0]),
             (Action::Identical, _) => {
                 tile.refuse_differences()?;
                 out.copy_from_slice(bytes.values[0]);
@@ -353,6 +359,12 @@ struct Tile<'a> {
 impl Tile<'_> {
     fn stored(&self, ingredient: usize) -> &StoredTensor {
         self.job.ingredients.value(self.parameter, ingredient)
+    }
+
+    /// Whether the bytes of the soup are those that the first ingredient stores.
+    fn is_verbatim(&self) -> bool {
+        let is_plain = self.bytes.masks[0].is_none() && self.bytes.compact[0].is_none();
+        is_plain && self.planned.compact.is_none()
     }
 
     /// Whether distances between ingredients count it.

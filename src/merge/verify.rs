@@ -24,6 +24,8 @@ use crate::merge::options::Workers;
 use crate::merge::plan::MergePlan;
 use crate::merge::recalibrated::content_digest;
 use crate::merge::recalibrated::is_statistic;
+use crate::merge::recorded::in_recorded_order;
+use crate::merge::recorded::other_ingredients;
 use crate::merge::run::prove;
 use crate::merge::run::recertify;
 use crate::merge::run::resolve_plan;
@@ -41,8 +43,9 @@ const SELECTION: &str = "the selection of the ingredients";
 /// The recipe is the certificate's. Ingredients whose names are those of the certificate
 /// are put in its order; others are taken in the order given. Of a greedy soup, what it
 /// was chosen from may be given in place of what was kept: then what was dropped is held
-/// against the certificate too, and must share the mask. Nobody is evaluated again. All differences found are returned, the first element that
-/// differs first; none means that the soup is proved.
+/// against the certificate too, and must share the mask. Nobody is evaluated again. All
+/// differences found are returned: ingredients that are others first, then the first element
+/// that differs; none means that the soup is proved.
 ///
 /// # Errors
 /// [`MergeError`] if something cannot be read, or the ingredients cannot be merged.
@@ -100,7 +103,7 @@ pub fn recompute(
         return adapters::recompute(soup, certificate, inputs, &options, observer);
     }
     let ingredients =
-        Ingredients::join(checkpoints, mask_file, dtypes, |name| options.selects(name))?;
+        Ingredients::join_picked(checkpoints, mask_file, dtypes, |name| options.pick(name))?;
     let plan = MergePlan::new(&ingredients, &options)
         .and_then(|plan| resolve_plan(plan, &ingredients, &options, observer));
     let plan = match plan {
@@ -149,20 +152,9 @@ pub fn recompute(
             index,
         });
     }
-    for (position, (recorded, &found)) in record
-        .ingredients
-        .iter()
-        .zip(&outcome.ingredients)
-        .enumerate()
-    {
-        if recorded.digest != found {
-            differences.push(Difference::Ingredient {
-                position,
-                recorded: recorded.digest,
-                found,
-            });
-        }
-    }
+    // What follows from another ingredient comes after it.
+    let others = other_ingredients(certificate, &ingredients, &outcome.ingredients);
+    differences.splice(0..0, others);
     if outcome.mask_file != certificate.options.mask_file {
         differences.push(Difference::MaskFile);
     }
@@ -242,30 +234,6 @@ pub(super) fn false_records(certificate: &Certificate, found: &Certificate) -> V
 fn is_format_mask(soup: &Checkpoint, name: &str) -> bool {
     let tensor = soup.find(name).map(|index| &soup.tensors()[index]);
     tensor.is_some_and(|tensor| tensor.mask_of.is_some())
-}
-
-fn in_recorded_order<'a>(
-    mut checkpoints: Vec<Checkpoint>,
-    recorded: impl Iterator<Item = &'a String> + Clone,
-) -> Vec<Checkpoint> {
-    let position = |checkpoint: &Checkpoint| {
-        let name = checkpoint.display_name();
-        let mut named = recorded
-            .clone()
-            .enumerate()
-            .filter(|(_, found)| **found == name);
-        named
-            .next()
-            .filter(|_| named.next().is_none())
-            .map(|(position, _)| position)
-    };
-    let mut positions: Vec<_> = checkpoints.iter().filter_map(position).collect();
-    positions.sort_unstable();
-    positions.dedup();
-    if positions.len() == checkpoints.len() {
-        checkpoints.sort_by_key(|checkpoint| position(checkpoint));
-    }
-    checkpoints
 }
 
 /// What a soup's own certificate says of it.

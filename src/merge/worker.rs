@@ -193,7 +193,7 @@ impl<'a> Worker<'a> {
     fn note_used(&mut self, planned: &PlannedTensor, range: TileRange) {
         let ingredients = self.job.ingredients;
         let parameter = &ingredients.parameters()[planned.parameter];
-        for (ingredient, checkpoint) in ingredients.checkpoints().iter().enumerate() {
+        for (ingredient, checkpoint) in ingredients.having(parameter).iter().enumerate() {
             let value = ingredients.value(parameter, ingredient);
             self.note(2 * ingredient, checkpoint, value, range);
             if let Some(mask) = ingredients.stored_mask(parameter, ingredient) {

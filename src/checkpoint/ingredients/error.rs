@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::checkpoint::map::SourceError;
+use crate::checkpoint::quantised::Quantiser;
 use crate::format::onnx::read::GraphDifference;
 use crate::tensor::Dtype;
 use crate::tensor::Printable;
@@ -22,6 +23,28 @@ pub enum Difference {
     Shape(String, Shape, Shape),
     /// The element types differ.
     Dtype(String, Dtype, Dtype),
+}
+
+impl Difference {
+    /// Name of the tensor.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::OnlyFirst(name) | Self::OnlyOther(name) => name,
+            Self::Shape(name, ..) | Self::Dtype(name, ..) => name,
+        }
+    }
+}
+
+/// What makes mergeable what two checkpoints have in common: patterns that match the
+/// tensors in which they differ, and no other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remedy {
+    /// Tensors that the first can give: it has them, otherwise than the other or alone.
+    pub first_gives: Vec<String>,
+    /// Tensors that only the other has: they can be left out.
+    pub only_other: Vec<String>,
+    /// The element type that floating tensors of several types are merged into.
+    pub dtype: Option<Dtype>,
 }
 
 impl fmt::Display for Difference {
@@ -87,7 +110,7 @@ pub enum IngredientsError {
     #[error(
         "`{}` and `{}` do not hold the same tensors: {}{}{}",
         first.display(), other.display(), differences[0],
-        more(differences.len()), hint.as_deref().map(|hint| format!("; {hint}")).unwrap_or_default()
+        more(differences), hint.as_deref().map(|hint| format!("; {hint}")).unwrap_or_default()
     )]
     Different {
         /// The first checkpoint.
@@ -98,6 +121,24 @@ pub enum IngredientsError {
         differences: Vec<Difference>,
         /// What to do next, if there is something to do.
         hint: Option<String>,
+        /// What makes the rest mergeable, if it is most of what there is.
+        remedy: Option<Box<Remedy>>,
+    },
+    /// Tensors differ, and they are parts of quantised weights.
+    #[error(
+        "`{}` and `{}` do not go together: {difference}, which is part of a weight quantised \
+         {quantiser}; {}",
+        first.display(), other.display(), quantiser.remedy()
+    )]
+    Quantised {
+        /// The first checkpoint.
+        first: PathBuf,
+        /// The one that differs from it.
+        other: PathBuf,
+        /// The first difference.
+        difference: Difference,
+        /// Who quantised the weight.
+        quantiser: Quantiser,
     },
     /// A stored mask does not have the shape of its values.
     #[error(
@@ -186,10 +227,16 @@ pub enum IngredientsError {
     Nothing,
 }
 
-fn more(n: usize) -> String {
-    if n > 1 {
-        format!(" (and {} more)", n - 1)
-    } else {
-        String::new()
+/// Names of further differences that a message shows.
+const MOST_NAMED: usize = 3;
+
+fn more(differences: &[Difference]) -> String {
+    let rest = differences.get(1..).unwrap_or_default();
+    if rest.is_empty() {
+        return String::new();
     }
+    let names = rest.iter().take(MOST_NAMED).map(Difference::name);
+    let names: Vec<String> = names.map(|name| format!("`{}`", Printable(name))).collect();
+    let dots = if rest.len() > MOST_NAMED { ", ..." } else { "" };
+    format!(" (and {} more: {}{dots})", rest.len(), names.join(", "))
 }

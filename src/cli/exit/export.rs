@@ -2,18 +2,17 @@
 
 use sms_merge::export::onnx::OnnxError;
 use sms_merge::export::template::TemplateError;
-use sms_merge::format::replace::Failure;
 
 use crate::cli::exit::Exit;
 use crate::cli::exit::of_output;
+use crate::cli::exit::of_replace;
 use crate::cli::exit::of_source;
 
 /// The status that an error of an export ends the run with.
 pub(super) fn of_onnx(error: &OnnxError) -> Exit {
     match error {
         OnnxError::Source(_) => Exit::Io,
-        OnnxError::Output(error) if error.kind() == Failure::Refused => Exit::Usage,
-        OnnxError::Output(_) => Exit::Io,
+        OnnxError::Output(error) => of_replace(error),
         OnnxError::TooLarge { .. }
         | OnnxError::SparseOutside
         | OnnxError::EncodedOutside { .. }

@@ -3,7 +3,6 @@
 use std::error::Error;
 
 use sms_merge::checkpoint::RewriteError;
-use sms_merge::format::replace::Failure;
 use sms_merge::format::replace::ReplaceError;
 use sms_merge::graph::DescriptionError;
 use sms_merge::graph::models::ModelError;
@@ -23,6 +22,7 @@ use sms_merge::train::trainer::FitError;
 use crate::cli::eval::Stopped;
 use crate::cli::exit::Exit;
 use crate::cli::exit::of_checkpoint;
+use crate::cli::exit::of_replace;
 use crate::cli::exit::of_source;
 use crate::cli::train::Interrupted;
 use crate::cli::train::LogError;
@@ -133,13 +133,6 @@ fn of_fit(error: &FitError) -> Option<Exit> {
 
 fn is_memory(error: &EngineError) -> bool {
     matches!(error, EngineError::Memory { .. })
-}
-
-fn of_replace(error: &ReplaceError) -> Exit {
-    match error.kind() {
-        Failure::Refused => Exit::Usage,
-        Failure::Space | Failure::System => Exit::Io,
-    }
 }
 
 /// What to run next.

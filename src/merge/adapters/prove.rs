@@ -108,6 +108,8 @@ pub(in crate::merge) fn recompute(
         if recorded.digest != found {
             differences.push(Difference::Ingredient {
                 position,
+                name: recorded.name.clone(),
+                path: ingredients.checkpoints()[position].path().to_owned(),
                 recorded: recorded.digest,
                 found,
             });

@@ -8,6 +8,8 @@ use crate::kernel::PIECE;
 use crate::kernel::cpu::Workspace;
 use crate::kernel::first_difference;
 use crate::kernel::pooled_variance;
+use crate::kernel::same_infinity;
+use crate::kernel::store;
 use crate::kernel::value_at;
 use crate::merge::MergeError;
 use crate::merge::tile::Tile;
@@ -29,7 +31,8 @@ impl Tile<'_> {
             let mask = mask.map(|mask| &mask[begin / 64..(begin + n_elements).div_ceil(64)]);
             let dtype = self.planned.slot.dtype;
             let weights = &self.job.options.weights;
-            let found = self.job.backend.combine(
+            let before = gram.clone();
+            let mut found = self.job.backend.combine(
                 workspace,
                 out_piece,
                 dtype,
@@ -38,13 +41,60 @@ impl Tile<'_> {
                 mask,
                 gram.as_mut(),
             )?;
-            if found.non_finite > 0 && !self.job.options.allow_non_finite {
-                return Err(self.non_finite(out_piece, &inputs, mask, begin as u64));
+            if found.non_finite > 0 {
+                gram = before;
+                let gram = gram.as_mut();
+                found =
+                    self.beside_constants(workspace, out_piece, (begin, &inputs), mask, gram)?;
             }
             counts.retained_zeros += found.retained_zeros;
             counts.non_finite += found.non_finite;
         }
         Ok((counts, gram))
+    }
+
+    /// The mean of a piece in which something is not finite: what is the same infinity in
+    /// every ingredient is a constant, and no more than that is let pass.
+    #[cold]
+    fn beside_constants(
+        &self,
+        workspace: &mut Workspace,
+        out: &mut [u8],
+        (begin, inputs): (usize, &[Input<'_>]),
+        mask: Option<&[u64]>,
+        gram: Option<&mut Gram>,
+    ) -> Result<Counts, MergeError> {
+        let dtype = self.planned.slot.dtype;
+        let n_elements = out.len() / (dtype.bits() / 8) as usize;
+        let is_retained = |j: usize| mask.is_none_or(|mask| mask[j / 64] >> (j % 64) & 1 == 1);
+        let constants: Vec<(usize, f64)> = (0..n_elements)
+            .filter(|&j| is_retained(j))
+            .filter_map(|j| Some((j, same_infinity(inputs, j)?)))
+            .collect();
+
+        // Zeros in their places: they add nothing to inner products either.
+        let mut copies: Vec<Vec<u8>> = inputs.iter().map(|input| input.bytes.to_vec()).collect();
+        for (copy, input) in copies.iter_mut().zip(inputs) {
+            let width = (input.dtype.bits() / 8) as usize;
+            for (j, _) in &constants {
+                copy[j * width..][..width].fill(0);
+            }
+        }
+        let copied = copies.iter().zip(inputs);
+        let copied: Vec<Input<'_>> = copied
+            .map(|(bytes, input)| Input { bytes, ..*input })
+            .collect();
+        let weights = &self.job.options.weights;
+        let backend = &self.job.backend;
+        let mut found = backend.combine(workspace, out, dtype, &copied, weights, mask, gram)?;
+        if found.non_finite > 0 && !self.job.options.allow_non_finite {
+            return Err(self.non_finite(out, &copied, mask, begin as u64));
+        }
+        found.retained_zeros -= constants.len() as u64;
+        for (j, infinity) in constants {
+            store(out, dtype, j, infinity);
+        }
+        Ok(found)
     }
 
     /// What every ingredient has of a piece.
@@ -73,7 +123,10 @@ impl Tile<'_> {
         let n_elements = out.len() / (result.dtype.bits() / 8) as usize;
         let is_retained = |j: usize| mask.is_none_or(|mask| mask[j / 64] >> (j % 64) & 1 == 1);
         let j = (0..n_elements)
-            .find(|&j| is_retained(j) && !value_at(result, j).is_finite())
+            .find(|&j| {
+                let is_finite = value_at(result, j).is_finite();
+                is_retained(j) && !is_finite && same_infinity(inputs, j).is_none()
+            })
             .unwrap_or(0);
         let culprit = inputs
             .iter()
@@ -126,11 +179,19 @@ impl Tile<'_> {
                 &means,
                 &self.job.options.weights,
             )?;
-            let result = Input {
-                bytes: out_piece,
-                dtype,
-            };
-            let bad = (0..n_elements).any(|j| !value_at(result, j).is_finite());
+            let mut bad = false;
+            for j in 0..n_elements {
+                let bytes = &*out_piece;
+                if value_at(Input { bytes, dtype }, j).is_finite() {
+                    continue;
+                }
+                match same_infinity(&variances, j) {
+                    Some(infinity) => {
+                        store(out_piece, dtype, j, infinity);
+                    }
+                    None => bad = true,
+                }
+            }
             if bad && !self.job.options.allow_non_finite {
                 return Err(self.non_finite(out_piece, &variances, None, begin as u64));
             }
@@ -152,6 +213,15 @@ impl Tile<'_> {
                 checkpoints[other].path().to_owned(),
             );
             let index = self.range.begin + index;
+            if let Some(quantiser) = self.parameter.quantiser {
+                return Err(MergeError::Quantised {
+                    tensor,
+                    quantiser,
+                    first,
+                    other,
+                    index,
+                });
+            }
             return Err(match dtype.arithmetic() {
                 Arithmetic::Integer => MergeError::IntegerMismatch {
                     tensor,

@@ -103,10 +103,10 @@ impl Job<'_> {
     }
 
     /// Whether an answer is what the processor would find. What is left is rare: masks
-    /// that differ, means that only an exact fraction tells, and elements to be refused.
+    /// that differ, means that only an exact fraction tells, and what is not finite: to be
+    /// refused, or a constant, which a device does not know.
     pub(super) fn takes(&self, answer: &Answer<'_>) -> bool {
-        let is_finite = answer.counts.non_finite == 0 || self.options.allow_non_finite;
-        answer.disputed == 0 && answer.unsettled == 0 && is_finite
+        answer.disputed == 0 && answer.unsettled == 0 && answer.counts.non_finite == 0
     }
 }
 

@@ -3,10 +3,15 @@
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::StoredTensor;
 use crate::connectivity::MaskTally;
+use crate::connectivity::MismatchPolicy;
 use crate::connectivity::PieceMasks;
+use crate::connectivity::TINY;
+use crate::connectivity::ZeroTally;
 use crate::kernel::Backend;
+use crate::kernel::Input;
 use crate::kernel::PIECE;
 use crate::kernel::first_not_flag;
+use crate::kernel::value_at;
 use crate::merge::MergeError;
 use crate::merge::tile::Tile;
 
@@ -19,6 +24,23 @@ impl Tile<'_> {
         tally.add_agreement(resolved, n_elements);
         tally.add_tile_patterns(resolved, None, n_elements, &self.parameter.shape);
         tally
+    }
+
+    /// Writes the mask of the first ingredient to `words`: stored beside it, or its zeros.
+    pub(super) fn first_mask(&self, words: &mut Vec<u64>) -> Result<(), MergeError> {
+        self.refuse_non_flags()?;
+        words.clear();
+        words.resize(self.n_words(), 0);
+        if let Some(compact) = self.bytes.compact[0] {
+            words.copy_from_slice(compact);
+            return Ok(());
+        }
+        let stored = self.job.ingredients.stored_mask(self.parameter, 0);
+        let (dtype, bytes) = match (stored, self.bytes.masks[0]) {
+            (Some(mask), Some(bytes)) => (mask.dtype, bytes),
+            _ => (self.stored(0).dtype, self.bytes.values[0]),
+        };
+        Ok(self.job.backend.nonzero(words, dtype, bytes)?)
     }
 
     /// Compares the masks of all participants and writes the resolved one.
@@ -112,6 +134,9 @@ impl Tile<'_> {
                 all[begin / 64..][..n_words].copy_from_slice(piece);
             }
         }
+        if tally.disagreements > 0 && self.job.options.rules.policy == MismatchPolicy::Error {
+            self.count_zeros(words, &mut tally.zeros);
+        }
         let differing = (tally.disagreements > 0).then_some(words.as_slice());
         tally.add_tile_patterns(
             resolved,
@@ -120,6 +145,34 @@ impl Tile<'_> {
             &self.parameter.shape,
         );
         Ok(tally)
+    }
+
+    /// Counts what the zeros of a tile look like in which masks differ.
+    #[cold]
+    fn count_zeros(&self, words: &[u64], zeros: &mut ZeroTally) {
+        let (begin, count) = (self.range.begin, self.range.count);
+        for words in words.chunks(self.n_words()) {
+            zeros.add_words(words, begin, count, &self.parameter.shape);
+        }
+        let has_given = usize::from(self.job.ingredients.mask_file().is_some());
+        let own: Vec<&[u64]> = words.chunks(self.n_words()).skip(has_given).collect();
+        for j in 0..count as usize {
+            let is_retained = |words: &&[u64]| words[j / 64] >> (j % 64) & 1 == 1;
+            if own.iter().all(is_retained) || !own.iter().any(is_retained) {
+                continue;
+            }
+            zeros.disputed += 1;
+            let is_tiny = |(i, words): (usize, &&[u64])| {
+                if !is_retained(words) {
+                    return true;
+                }
+                let bytes = self.bytes.values[i];
+                let dtype = self.stored(i).dtype;
+                let is_plain = self.bytes.compact[i].is_none();
+                is_plain && value_at(Input { bytes, dtype }, j).abs() < TINY
+            };
+            zeros.tiny += u64::from(own.iter().enumerate().all(is_tiny));
+        }
     }
 
     pub(super) fn n_words(&self) -> usize {

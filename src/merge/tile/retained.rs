@@ -115,7 +115,7 @@ impl Tile<'_> {
             let gram = gram.as_mut();
             let backend = &job.backend;
             let found = backend.combine(workspace, piece, dtype, &inputs, weights, None, gram)?;
-            if found.non_finite > 0 && !job.options.allow_non_finite {
+            if found.non_finite > 0 {
                 return Ok(None);
             }
             counts.retained_zeros += found.retained_zeros;
