@@ -130,7 +130,7 @@ fn a_stale_index_names_what_can_be_used() {
         index(&[("a", "gone.safetensors")]),
     );
     let check = |others: &[(&str, Vec<u8>)], expected: Option<&str>| {
-        let directory = directory(&[&[stale.clone()], others].concat());
+        let directory = directory(&[std::slice::from_ref(&stale), others].concat());
         let Err(CheckpointError::MissingShard {
             shard,
             missing: 1,

@@ -99,7 +99,7 @@ impl<'a> Machine<'a> {
             }
             (Global::Reconstruct, &[class, ..]) => self.reconstruct(class, span),
             (Global::FromType, &[function, class, arguments, state, ..]) => {
-                self.from_type((function, class), arguments, state)
+                self.typed_tensor((function, class), arguments, state)
             }
             (Global::Rebuild(rebuild), _) => self.rebuild(rebuild, span),
             _ => Err(PickleError::Call {
@@ -144,7 +144,7 @@ impl<'a> Machine<'a> {
     }
 
     /// A tensor with a class and attributes. Of torch's own classes it is what is in it.
-    fn from_type(
+    fn typed_tensor(
         &mut self,
         (function, class): (Value<'a>, Value<'a>),
         arguments: Value<'a>,
