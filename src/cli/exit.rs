@@ -7,6 +7,7 @@ mod cycle;
 mod export;
 mod graph;
 mod ingredients;
+mod prune;
 #[cfg(feature = "train")]
 mod train;
 mod words;
@@ -195,7 +196,7 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
                 return Some(adapter::of_adapter(error));
             }
             if let Some(error) = cause.downcast_ref::<PruneError>() {
-                return Some(of_prune(error));
+                return Some(prune::of_prune(error));
             }
             if let Some(error) = cause.downcast_ref::<TemplateError>() {
                 return Some(export::of_template(error));
@@ -304,21 +305,6 @@ fn of_merge(error: &MergeError) -> Exit {
         MergeError::Output(error) => of_output(error),
         MergeError::Interrupted => Exit::Interrupted,
         _ => Exit::Failed,
-    }
-}
-
-fn of_prune(error: &PruneError) -> Exit {
-    match error {
-        PruneError::Ingredients(error) => of_ingredients(error),
-        PruneError::Source(error) => of_source(error),
-        PruneError::Output(error) => of_output(error),
-        PruneError::Fraction { .. }
-        | PruneError::Phase { .. }
-        | PruneError::UnusedPattern { .. }
-        | PruneError::Pattern { .. } => Exit::Usage,
-        PruneError::Interrupted => Exit::Interrupted,
-        PruneError::Layout(_) | PruneError::Kernel(_) => Exit::Failed,
-        _ => Exit::Incompatible,
     }
 }
 
