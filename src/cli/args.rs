@@ -62,7 +62,7 @@ Exit status:
     2  the command line is wrong
     3  the inputs do not go together, or are no checkpoints
     4  the ingredients do not share one connectivity
-    5  reading or writing failed, or space ran out
+    5  reading or writing failed, something named is not there, or space ran out
     6  verification failed
   128  and the number of the signal that interrupted it: 129 for SIGHUP, 130 for
        SIGINT (Ctrl-C), 143 for SIGTERM; a second signal ends the program at
