@@ -191,7 +191,7 @@ mod tests {
     fn whole_tensors_rows_and_columns() {
         let all = |_, _| true;
         let none = |_, _| false;
-        let scattered = |row: u64, column: u64| (row * 31 + column * 17) % 10 == 0;
+        let scattered = |row: u64, column: u64| (row * 31 + column * 17).is_multiple_of(10);
         check(&[32, 32], [&all, &none], Some(ZeroCause::Whole));
         check(&[32, 32, 1, 1], [&none, &all], Some(ZeroCause::Whole));
         // The others are pruned: an ingredient that lost the layer.
@@ -209,10 +209,10 @@ mod tests {
             None,
         );
         // Rows of one element, and columns of few, are no sign of anything.
-        check(&[64, 1], [&all, &|row, _| row % 3 == 0], None);
+        check(&[64, 1], [&all, &|row, _| row.is_multiple_of(3)], None);
         check(
             &[4, 64],
-            [&all, &|row, column| (row + column) % 3 == 0],
+            [&all, &|row, column| (row + column).is_multiple_of(3)],
             None,
         );
     }

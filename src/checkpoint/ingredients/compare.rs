@@ -58,14 +58,15 @@ pub(super) fn refuse_differences(
         return Err(IngredientsError::Quantised {
             first: paths.0,
             other: paths.1,
-            difference,
+            difference: Box::new(difference),
             quantiser,
         });
     }
     Err(IngredientsError::Different {
         first: paths.0,
         other: paths.1,
-        hint: hint(&differences, first.checkpoint, first.located, other.located),
+        hint: hint(&differences, first.checkpoint, first.located, other.located)
+            .map(String::into_boxed_str),
         remedy: remedy(&differences, first.located, other.located).map(Box::new),
         differences,
     })

@@ -120,7 +120,7 @@ pub enum IngredientsError {
         /// All differences, in order of name; at least one.
         differences: Vec<Difference>,
         /// What to do next, if there is something to do.
-        hint: Option<String>,
+        hint: Option<Box<str>>,
         /// What makes the rest mergeable, if it is most of what there is.
         remedy: Option<Box<Remedy>>,
     },
@@ -136,7 +136,7 @@ pub enum IngredientsError {
         /// The one that differs from it.
         other: PathBuf,
         /// The first difference.
-        difference: Difference,
+        difference: Box<Difference>,
         /// Who quantised the weight.
         quantiser: Quantiser,
     },
