@@ -657,7 +657,7 @@ fn the_advice_after_a_merge_works_as_it_is_printed() {
     assert!(!said.contains("sms-merge recalibrate"), "{said}");
 }
 
-/// Images of the digits' size and classes that are not theirs: white noise.
+/// Images of the digits' size and classes that are not theirs: bright noise.
 fn write_noise(path: &Path) {
     use safetensors::Dtype;
     use safetensors::tensor::TensorView;
@@ -668,7 +668,7 @@ fn write_noise(path: &Path) {
             state = state
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1);
-            (state >> 56) as u8
+            (state >> 57) as u8 | 128
         })
         .collect();
     let labels: Vec<u8> = (0..512).map(|image| (image % 10) as u8).collect();
@@ -705,10 +705,7 @@ fn statistics_of_other_images_are_found_by_how_far_they_move() {
     assert!(!is_warned, "{shift} {factor}");
     let (far, larger, is_warned) = recalibrated(&["--data", "noise.st"]);
     assert!(is_warned, "{far} {larger}");
-    assert!(
-        far > 3.0 * shift || larger > 2.0 * factor,
-        "{shift} {factor} {far} {larger}"
-    );
+    assert!(far > 2.0 * shift, "{shift} {factor} {far} {larger}");
     let words = ["recalibrate", "soup.st", "-o", "r.st", "--force"];
     let shown = text(path, &words);
     assert!(
