@@ -568,11 +568,17 @@ fn the_embedded_evaluator_says_what_it_cannot_evaluate() {
         assert!(told.contains(expected), "{expected}\n{told}");
         assert_eq!(bench.strays(), [""; 0]);
     };
-    check(&["--model", "mlp"], 3, "`a.st` cannot be evaluated");
+    // Its candidates do not say what they are.
+    check(&[], 2, "`a.st` does not say which network it holds and which");
+    let model = ["--model", "mlp"];
+    check(&model, 2, "`a.st` does not say which images");
+    let both = [&model[..], &["--data", "digits"]].concat();
+    check(&both, 3, "`a.st` cannot be evaluated");
     check(
-        &["--validation", "0"],
+        &[&both[..], &["--validation", "0"]].concat(),
         2,
         "no images of `digits` are held out",
     );
-    check(&["--data", "no-such-data"], 2, "no-such-data");
+    let unknown = [&model[..], &["--data", "no-such-data"]].concat();
+    check(&unknown, 2, "no-such-data");
 }
