@@ -569,7 +569,11 @@ fn the_embedded_evaluator_says_what_it_cannot_evaluate() {
         assert_eq!(bench.strays(), [""; 0]);
     };
     // Its candidates do not say what they are.
-    check(&[], 2, "`a.st` does not say which network it holds and which");
+    check(
+        &[],
+        2,
+        "`a.st` does not say which network it holds and which",
+    );
     let model = ["--model", "mlp"];
     check(&model, 2, "`a.st` does not say which images");
     let both = [&model[..], &["--data", "digits"]].concat();
