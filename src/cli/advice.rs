@@ -50,10 +50,8 @@ fn card_of_soup(
     use sms_merge::train::card::CARD_KEY;
     use sms_merge::train::card::Card;
 
-    let checkpoints = ingredients.checkpoints().iter();
-    let all_say = checkpoints
-        .map(|checkpoint| checkpoint.metadata().contains_key(CARD_KEY))
-        .all(|says| says);
+    let mut checkpoints = ingredients.checkpoints().iter();
+    let all_say = checkpoints.all(|checkpoint| checkpoint.metadata().contains_key(CARD_KEY));
     if !all_say || dropped.iter().any(|key| key == CARD_KEY) {
         return None;
     }
