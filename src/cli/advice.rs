@@ -2,14 +2,17 @@
 //! with a command that works as it stands walks out.
 
 use std::path::Path;
+#[cfg(feature = "train")]
 use std::path::PathBuf;
 
 use sms_merge::checkpoint::Ingredients;
 
+#[cfg(feature = "train")]
 use crate::cli::exit::quoted;
 use crate::cli::text::shown;
 
 /// Names that are tried for an output before the last is taken as it is.
+#[cfg(feature = "train")]
 const MOST_NAMES: usize = 100;
 
 /// What to do with the soup at `output` before it is used. `dropped` are the keys of
@@ -86,6 +89,7 @@ fn data_words(card: &sms_merge::train::card::Card) -> (Vec<String>, String) {
 
 /// The command that recalibrates `checkpoint` into a file that is not there yet. `words`
 /// are options as a shell takes them.
+#[cfg(feature = "train")]
 pub(crate) fn recalibrate_command(checkpoint: &Path, words: &[String]) -> String {
     let output = free_name(checkpoint);
     let mut command = format!(
@@ -101,6 +105,7 @@ pub(crate) fn recalibrate_command(checkpoint: &Path, words: &[String]) -> String
 }
 
 /// A name beside the checkpoint that nothing has yet.
+#[cfg(feature = "train")]
 fn free_name(checkpoint: &Path) -> PathBuf {
     let is_safetensors = |end: &&str| ["st", "safetensors"].contains(end);
     let extension = checkpoint.extension().and_then(|end| end.to_str());
@@ -120,7 +125,7 @@ fn free_name(checkpoint: &Path) -> PathBuf {
     named(&free.unwrap_or_default())
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "train"))]
 mod tests {
     use std::fs;
 
