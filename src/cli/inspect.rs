@@ -44,7 +44,6 @@ use crate::cli::masks::MaskObject;
 use crate::cli::masks::TotalObject;
 use crate::cli::progress::Progress;
 use crate::cli::size::human_bytes;
-use crate::cli::terminal;
 use crate::cli::text;
 use crate::cli::text::Clean;
 use crate::cli::text::Column;
@@ -56,10 +55,6 @@ use crate::cli::text::table;
 
 /// Tensors of a table; a checkpoint with more has several tables.
 const MOST_ROWS: usize = 10_000;
-/// Characters of a line of metadata that are shown in a file or a pipe; JSON has all.
-const MOST_CHARACTERS: usize = 100;
-/// Ends a line of metadata that is cut off.
-const MORE: &str = "... (-v shows all)";
 /// Generations of soups of soups that are shown.
 const MOST_GENERATIONS: usize = 16;
 
@@ -293,7 +288,7 @@ impl Inspection<'_> {
         for (key, value) in checkpoint.metadata() {
             if !is_told(key) {
                 let line = format!("metadata {} = {}", Printable(key), Printable(value));
-                lines.push_str(&format!("{}\n", cut(&line, is_verbose)));
+                lines.push_str(&format!("{}\n", text::cut(&line, is_verbose)));
             }
         }
         if let Some(pruning) = &pruning {
@@ -304,15 +299,6 @@ impl Inspection<'_> {
         }
         lines
     }
-}
-
-fn cut(line: &str, is_verbose: bool) -> String {
-    let most = terminal::columns(terminal::Stream::Out).unwrap_or(MOST_CHARACTERS);
-    if is_verbose || line.chars().count() <= most {
-        return line.to_owned();
-    }
-    let start: String = line.chars().take(most - MORE.len()).collect();
-    start + MORE
 }
 
 /// How a mask came about.

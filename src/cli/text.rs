@@ -16,6 +16,12 @@ pub(crate) use crate::cli::table::table;
 use crate::cli::terminal;
 use crate::cli::terminal::Stream;
 
+/// Characters of a line that is cut off, in a file or a pipe.
+const MOST_CHARACTERS: usize = 100;
+
+/// Ends a line that is cut off.
+const MORE: &str = "... (-v shows all)";
+
 /// Text with its controlling and invisible characters escaped, line breaks too.
 ///
 /// Unlike [`Printable`] it leaves the backslash alone, so that messages in which
@@ -102,6 +108,17 @@ pub(crate) fn json(value: &impl Serialize) -> Result<String, serde_json::Error> 
     }
     text.push('\n');
     Ok(text)
+}
+
+/// A line that is cut off where the terminal behind standard output ends, unless
+/// `is_verbose`. JSON has all.
+pub(crate) fn cut(line: &str, is_verbose: bool) -> String {
+    let most = terminal::columns(Stream::Out).unwrap_or(MOST_CHARACTERS);
+    if is_verbose || line.chars().count() <= most {
+        return line.to_owned();
+    }
+    let start: String = line.chars().take(most - MORE.len()).collect();
+    start + MORE
 }
 
 /// A count with thousands separated: `12,345,678`.

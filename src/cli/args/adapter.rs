@@ -26,7 +26,7 @@ pub(crate) struct AdapterArguments {
 /// `--lora`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LoraChoice {
-    /// What they add to a network: factors are put beside each other
+    /// What they add to a network: factors stand side by side
     #[default]
     Products,
     /// Their factors, one by one

@@ -27,9 +27,10 @@ JSON output:
     has_batch_norm  false if the output is the input as it was
     data            name, images, batches, batch_size, seed
     tensors         names of the statistics that were estimated
-    moved           null, or how far they moved: channels that are compared; medians of
-                    mean_shift (in standard deviations) and variance_factor (at least 1);
-                    layers: name and both medians of each
+    moved           null, or how far they moved: channels that are compared;
+                    medians of mean_shift (in standard deviations) and
+                    variance_factor (at least 1); layers: name and both medians
+                    of each
     elapsed_secs    wall time
     warnings        sentences
 ";

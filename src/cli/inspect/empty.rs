@@ -9,7 +9,6 @@ use sms_merge::format::torch::TorchError;
 use sms_merge::tensor::Printable;
 
 use super::InspectObject;
-use super::cut;
 use crate::cli::SCHEMA;
 use crate::cli::args::InspectArguments;
 use crate::cli::exit::Exit;
@@ -68,9 +67,9 @@ pub(super) fn show(arguments: &InspectArguments) -> anyhow::Result<Exit> {
     let path = shown(&arguments.checkpoint);
     let mut lines = format!("{path}: {}, and no tensors\n", human_bytes(bytes));
     for (key, value) in metadata {
-        let (key, value) = (Printable(key), Printable(value).to_string());
-        let value = cut(&value, arguments.report.verbose);
-        lines.push_str(&format!("metadata {key} = {value}\n"));
+        let line = format!("metadata {} = {}", Printable(key), Printable(value));
+        let line = text::cut(&line, arguments.report.verbose);
+        lines.push_str(&format!("{line}\n"));
     }
     text::print(&lines)?;
     Ok(Exit::Done)
