@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::io::Read;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Command;
 use std::process::Output;
@@ -77,7 +76,7 @@ fn on_terminal(mut command: Command, shown: Shown) -> (String, i32) {
     // Its copy of the terminal's other end: while that is open, reading does not end.
     drop(command);
 
-    let mut terminal = File::from(OwnedFd::from(master));
+    let mut terminal = File::from(master);
     let mut sent = Vec::new();
     let mut buffer = [0; 4096];
     // Once nobody has it open, reading from it fails.
@@ -102,7 +101,7 @@ fn write(path: &Path, shapes: &[(String, Vec<usize>)], first: usize) {
         .iter()
         .map(|(_, shape)| {
             let numel: usize = shape.iter().product();
-            let value = |idx: usize| match shape.len() > 1 && (idx + first) % 10 != 0 {
+            let value = |idx: usize| match shape.len() > 1 && !(idx + first).is_multiple_of(10) {
                 true => 0.0_f32,
                 false => 1.0 + idx as f32,
             };

@@ -123,7 +123,7 @@ mod tests {
             "seed-0/phase-1",
             "imp-m-times-prune",
         );
-        check("seed 0, phase 1, ../x", "seed-0/phase-1", "----x");
+        check("seed 0, phase 1, ../x", "seed-0/phase-1", "---x");
     }
 
     #[test]
