@@ -989,7 +989,10 @@ fn masks_of_what_is_no_factor_are_checked() {
         .iter()
         .map(|tensor| tensor["name"].as_str().unwrap())
         .collect();
-    assert!(names.iter().all(|name| name.contains(".head.")), "{names:?}");
+    assert!(
+        names.iter().all(|name| name.contains(".head.")),
+        "{names:?}"
+    );
     assert!(report["warnings"][0].as_str().unwrap().contains("adapters"));
 }
 

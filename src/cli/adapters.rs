@@ -121,7 +121,12 @@ pub(crate) fn join_others(
     let mask = mask.map(|path| Checkpoint::open(path, &open_options(reading)));
     let is_joined = |name: &str| options.selects(name) && is_of_no_factor(name);
     let mask = mask.transpose()?;
-    Ok(Ingredients::join_part(checkpoints, mask, dtypes, is_joined)?)
+    Ok(Ingredients::join_part(
+        checkpoints,
+        mask,
+        dtypes,
+        is_joined,
+    )?)
 }
 
 /// Merges adapters, or says what that would do.
