@@ -91,9 +91,9 @@ pub fn role_of(name: &str) -> Role<'_> {
         return Role::Alpha(module);
     }
     // `X.lora_A.weight`, or with the name of an adapter: `X.lora_A.default.weight`.
-    let mut ends = name.rmatch_indices('.').map(|(at, _)| at).take(3);
+    let ends = name.rmatch_indices('.').map(|(at, _)| at).take(3);
     let mut end = name.len();
-    while let Some(at) = ends.next() {
+    for at in ends {
         let component = &name[at + 1..end];
         let (module, is_bias) = (&name[..at], name.ends_with(".bias"));
         match component {

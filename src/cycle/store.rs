@@ -40,6 +40,7 @@ mod journal;
 mod key;
 mod lock;
 mod name;
+mod places;
 mod probe;
 mod receipt;
 mod sweep;
@@ -317,56 +318,6 @@ impl RunDirectory {
     pub fn top_target(&self, name: &str) -> Result<Target, StoreError> {
         let path = self.root.join(name);
         Ok(Target::for_unlinked_file(&path, Existing::Replace)?)
-    }
-
-    /// Where the recipe is.
-    pub fn recipe_path(&self) -> PathBuf {
-        self.root.join(RECIPE)
-    }
-
-    /// Where the lock is.
-    pub fn lock_path(&self) -> PathBuf {
-        self.root.join(LOCK)
-    }
-
-    /// Where the receipts are.
-    pub fn receipts(&self) -> PathBuf {
-        self.root.join(RECEIPTS)
-    }
-
-    /// Where the receipt of a step is.
-    pub fn receipt_path(&self, key: &Key) -> PathBuf {
-        self.receipts().join(format!("{key}.json"))
-    }
-
-    /// Where the artefacts are.
-    pub fn artefacts(&self) -> PathBuf {
-        self.root.join(ARTEFACTS)
-    }
-
-    /// Where an artefact is.
-    pub fn path_of(&self, artefact: &Artefact) -> PathBuf {
-        self.artefacts().join(&artefact.file)
-    }
-
-    /// Where the jobs are.
-    pub fn jobs(&self) -> PathBuf {
-        self.root.join(JOBS)
-    }
-
-    /// Where a step is worked at.
-    pub fn job_directory(&self, key: &Key) -> PathBuf {
-        self.jobs().join(key.as_str())
-    }
-
-    /// Where an attempt at a step is worked at.
-    pub fn attempt_directory(&self, key: &Key, attempt: u32) -> PathBuf {
-        self.job_directory(key).join(attempt.to_string())
-    }
-
-    /// Where damaged files are moved.
-    pub fn damaged(&self) -> PathBuf {
-        self.root.join(DAMAGED)
     }
 }
 

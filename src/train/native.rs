@@ -18,6 +18,7 @@ mod parameter;
 mod plan;
 mod pool;
 mod product;
+mod room;
 mod sparse;
 #[cfg(test)]
 mod tests;

@@ -167,14 +167,13 @@ fn find_dtypes(value: &Value, path: &[String], places: &mut Vec<(Vec<String>, St
         return;
     };
     let names = ["float16", "bfloat16", "float32", "float64"];
+    let is_float = |name: &str| names.contains(&name.strip_prefix("torch.").unwrap_or(name));
     let below = |key: &String| path.iter().chain([key]).cloned().collect::<Vec<String>>();
     for (key, inner) in object {
         let is_dtype = key == "torch_dtype" || key == "dtype";
         match inner {
-            Value::String(name) if is_dtype => {
-                if names.contains(&name.strip_prefix("torch.").unwrap_or(name)) {
-                    places.push((below(key), name.clone()));
-                }
+            Value::String(name) if is_dtype && is_float(name) => {
+                places.push((below(key), name.clone()));
             }
             // What is said of quantised weights is not about these.
             Value::Object(_) if !key.starts_with("quantization") => {

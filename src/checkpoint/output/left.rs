@@ -102,7 +102,7 @@ pub(super) fn by_name(name: &str) -> Option<LeftReason> {
     let begins = |beginning: &&str| lower.starts_with(*beginning);
     if name.starts_with('.') || name == "__pycache__" {
         Some(LeftReason::Hidden)
-    } else if LEFTOVERS.contains(&name) || LEFTOVER_BEGINNINGS.iter().any(|one| begins(&one)) {
+    } else if LEFTOVERS.contains(&name) || LEFTOVER_BEGINNINGS.iter().any(begins) {
         Some(LeftReason::Training)
     } else if WEIGHT_ENDINGS.iter().any(|ending| lower.ends_with(ending))
         || WEIGHT_PARTS.iter().any(|part| lower.contains(part))
