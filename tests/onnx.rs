@@ -24,6 +24,7 @@ use safetensors::tensor::TensorView;
 use serde::Deserialize;
 use serde_json::json;
 use sms_merge::checkpoint::Checkpoint;
+use sms_merge::checkpoint::DataTarget;
 use sms_merge::checkpoint::DtypeRule;
 use sms_merge::checkpoint::Ingredients;
 use sms_merge::checkpoint::Observer;
@@ -187,15 +188,10 @@ impl Exports {
             interrupted: &never,
         };
         let export = OnnxExport::plan(&subject.graph, &ingredients, &options, observer).unwrap();
-        let target = |path: &Path| Target::for_file(path, Existing::Refuse).unwrap();
-        let data = self.directory.path().join(format!("{name}.data"));
+        let target = Target::for_file(&path, Existing::Refuse).unwrap();
+        let data = DataTarget::beside(&target, Existing::Refuse).unwrap();
         let bytes = export
-            .write(
-                &target(&path),
-                Some(&target(&data)),
-                Durability::Unsynced,
-                observer,
-            )
+            .write(&target, Some(&data), Durability::Unsynced, observer)
             .unwrap();
         if options.payloads == Payloads::Inside {
             let size = export
