@@ -296,7 +296,7 @@ pub enum MergeError {
     },
     /// An adapter cannot be merged or applied.
     #[error(transparent)]
-    Adapter(#[from] AdapterError),
+    Adapter(Box<AdapterError>),
     /// A sum does not fit the type that is stored.
     #[error(
         "`{}` of `{}` becomes {value} at index {index}, which {dtype} cannot hold",
@@ -323,4 +323,10 @@ pub enum MergeError {
     /// A mistake in this program.
     #[error("internal error, please report it")]
     Kernel(#[from] KernelError),
+}
+
+impl From<AdapterError> for MergeError {
+    fn from(error: AdapterError) -> Self {
+        Self::Adapter(Box::new(error))
+    }
 }

@@ -190,7 +190,7 @@ fn understand(arguments: &ApplyArguments, checkpoint: &Checkpoint) -> anyhow::Re
     }
     let is_wanted =
         |name: &str| (include.is_empty() || include.matches(name)) && !exclude.matches(name);
-    Ok(Adapter::open(checkpoint, is_wanted).map_err(MergeError::Adapter)?)
+    Ok(Adapter::open(checkpoint, is_wanted).map_err(MergeError::from)?)
 }
 
 /// Refuses a network that is an adapter itself: the two were exchanged.

@@ -15,15 +15,15 @@ use tempfile::TempDir;
 
 /// A tensor to write.
 #[derive(Clone)]
-pub struct Tensor {
-    pub name: String,
-    pub dtype: String,
-    pub shape: Vec<u64>,
-    pub bytes: Vec<u8>,
+pub(crate) struct Tensor {
+    pub(crate) name: String,
+    pub(crate) dtype: String,
+    pub(crate) shape: Vec<u64>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl Tensor {
-    pub fn raw(name: &str, dtype: &str, shape: &[u64], bytes: Vec<u8>) -> Self {
+    pub(crate) fn raw(name: &str, dtype: &str, shape: &[u64], bytes: Vec<u8>) -> Self {
         Self {
             name: name.to_owned(),
             dtype: dtype.to_owned(),
@@ -32,12 +32,12 @@ impl Tensor {
         }
     }
 
-    pub fn f32(name: &str, shape: &[u64], values: &[f32]) -> Self {
+    pub(crate) fn f32(name: &str, shape: &[u64], values: &[f32]) -> Self {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes());
         Self::raw(name, "F32", shape, bytes.collect())
     }
 
-    pub fn i64(name: &str, shape: &[u64], values: &[i64]) -> Self {
+    pub(crate) fn i64(name: &str, shape: &[u64], values: &[i64]) -> Self {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes());
         Self::raw(name, "I64", shape, bytes.collect())
     }
@@ -51,14 +51,14 @@ impl Tensor {
     }
 
     /// The same numbers as F64.
-    pub fn wide(&self) -> Self {
+    pub(crate) fn wide(&self) -> Self {
         let values = self.values().into_iter();
         let bytes = values.flat_map(|value| f64::from(value).to_le_bytes());
         Self::raw(&self.name, "F64", &self.shape, bytes.collect())
     }
 
     /// The upper halves, which are BF16.
-    pub fn brain(&self) -> Self {
+    pub(crate) fn brain(&self) -> Self {
         let halves = self.bytes.as_chunks::<4>().0.iter();
         let bytes = halves.flat_map(|bytes| [bytes[2], bytes[3]]);
         Self::raw(&self.name, "BF16", &self.shape, bytes.collect())
@@ -66,7 +66,7 @@ impl Tensor {
 }
 
 /// Writes a safetensors file.
-pub fn write(path: &Path, tensors: &[Tensor], metadata: &[(&str, &str)]) {
+pub(crate) fn write(path: &Path, tensors: &[Tensor], metadata: &[(&str, &str)]) {
     let mut header = serde_json::Map::new();
     let mut data = Vec::new();
     for tensor in tensors {
@@ -93,14 +93,14 @@ pub fn write(path: &Path, tensors: &[Tensor], metadata: &[(&str, &str)]) {
 }
 
 /// A safetensors file that has been read.
-pub struct Read {
+pub(crate) struct Read {
     header: Value,
     data_start: usize,
     file: Vec<u8>,
 }
 
 /// Reads a safetensors file.
-pub fn read(path: &Path) -> Read {
+pub(crate) fn read(path: &Path) -> Read {
     let file = fs::read(path).unwrap();
     let (length, rest) = file.split_at(8);
     let length = u64::from_le_bytes(length.try_into().unwrap()) as usize;
@@ -113,18 +113,18 @@ pub fn read(path: &Path) -> Read {
 
 impl Read {
     /// Where the tensor begins in the file.
-    pub fn place(&self, name: &str) -> usize {
+    pub(crate) fn place(&self, name: &str) -> usize {
         let begin = self.header[name]["data_offsets"][0].as_u64();
         self.data_start + begin.unwrap_or_else(|| panic!("no tensor `{name}`")) as usize
     }
 
-    pub fn bytes(&self, name: &str) -> &[u8] {
+    pub(crate) fn bytes(&self, name: &str) -> &[u8] {
         let begin = self.place(name);
         let end = self.header[name]["data_offsets"][1].as_u64().unwrap() as usize;
         &self.file[begin..self.data_start + end]
     }
 
-    pub fn f32(&self, name: &str) -> Vec<f32> {
+    pub(crate) fn f32(&self, name: &str) -> Vec<f32> {
         assert_eq!(self.header[name]["dtype"], "F32");
         let chunks = self.bytes(name).as_chunks::<4>().0;
         chunks
@@ -135,19 +135,19 @@ impl Read {
 }
 
 /// A directory to run the program in.
-pub struct Bench(TempDir);
+pub(crate) struct Bench(TempDir);
 
 impl Bench {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    pub fn at(&self, name: impl AsRef<Path>) -> PathBuf {
+    pub(crate) fn at(&self, name: impl AsRef<Path>) -> PathBuf {
         self.0.path().join(name)
     }
 
     /// Runs the program with these words of a shell's command line.
-    pub fn run(&self, line: &str) -> Output {
+    pub(crate) fn run(&self, line: &str) -> Output {
         let mut command = Command::new("sh");
         command
             .args(["-c", &format!("exec \"$SMS_MERGE\" {line}")])
@@ -159,7 +159,7 @@ impl Bench {
 
     /// The object that the program prints.
     #[track_caller]
-    pub fn json(&self, words: &[&str], exit: i32) -> Value {
+    pub(crate) fn json(&self, words: &[&str], exit: i32) -> Value {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sms-merge"));
         command
             .args(words)
@@ -174,7 +174,7 @@ impl Bench {
     /// Does what `next` says first: adds the options in its first backticks to `line`, or
     /// runs the command that it names.
     #[track_caller]
-    pub fn follow(&self, line: &str, next: &str, exit: i32) -> Output {
+    pub(crate) fn follow(&self, line: &str, next: &str, exit: i32) -> Output {
         let quoted = next.split('`').skip(1).step_by(2);
         let mut offers = quoted.chain([next]);
         let offer = offers

@@ -186,8 +186,9 @@ impl Native {
         });
         self.buffer_bytes()
             + kept.sum::<usize>()
-            + numbers.len() * size_of::<f32>()
-            + rows.len() * size_of::<Row>()
+            // Layers use it in turn, each as much of it as it needs.
+            + numbers.capacity() * size_of::<f32>()
+            + rows.capacity() * size_of::<Row>()
     }
 
     /// Lays out a batch and runs the forward pass.
