@@ -315,7 +315,13 @@ fn what_only_a_later_one_has_is_left_out_or_comes_first() {
 fn masks_of_the_first_are_kept_in_every_layout() {
     let bench = Bench::new();
     let masked = |rows: u64, keep: usize| {
-        let value = move |j: usize| if j.is_multiple_of(keep) { 1.0 + j as f32 } else { -0.0 };
+        let value = move |j: usize| {
+            if j.is_multiple_of(keep) {
+                1.0 + j as f32
+            } else {
+                -0.0
+            }
+        };
         with_values("head.weight", &[rows, 64], value)
     };
     let body = |seed| dense("body.weight", &[24, 32], seed);

@@ -395,10 +395,7 @@ fn equal_scales_round_nothing() {
         let change = |arrays: &mut Arrays| {
             for (name, array) in arrays.iter_mut().filter(|(name, _)| name.contains("lora_")) {
                 let by = if name.contains("A") { by } else { by + 1.0 };
-                array
-                    .values
-                    .iter_mut()
-                    .for_each(|value| *value = by + *value);
+                array.values.iter_mut().for_each(|value| *value += by);
             }
         };
         bench.copy("a", name, change, |_| {});
