@@ -1,5 +1,7 @@
 //! Soups of adapters, and networks with an adapter, in the hands of peft and diffusers.
 
+#![expect(unreachable_pub, reason = "modules of a test have no other users")]
+
 #[path = "python/mod.rs"]
 mod python;
 

@@ -3,7 +3,9 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+#[cfg(feature = "train")]
 use std::os::unix::process::ExitStatusExt;
+#[cfg(feature = "train")]
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;

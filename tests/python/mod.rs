@@ -12,7 +12,7 @@ const REQUIRED: &str = include_str!("../onnx/requirements.txt");
 /// # Panics
 ///
 /// If they must be there.
-pub(crate) fn with(packages: &[&str]) -> Option<PathBuf> {
+pub fn with(packages: &[&str]) -> Option<PathBuf> {
     let python = env::var_os("SMS_MERGE_PYTHON").map_or("python3".into(), PathBuf::from);
     let imports = format!("import {}", packages.join(", "));
     let found = Command::new(&python).args(["-c", &imports]).output();
