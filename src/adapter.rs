@@ -1,7 +1,7 @@
 //! Low-rank adapters: recognised by the names of their tensors, paired, scaled, and named
 //! after the tensors of the network that they change.
 //!
-//! An open [`Checkpoint`](crate::checkpoint::Checkpoint) walks in; an [`Adapter`] walks
+//! An open [`Checkpoint`] walks in; an [`Adapter`] walks
 //! out, whose product for a module is `scale * up * down`, and what can be computed of
 //! products: they are stacked, cut to a rank, or added to weights. Knows neither masks
 //! nor the files that are written.

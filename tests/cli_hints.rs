@@ -71,7 +71,7 @@ fn bench() -> Bench {
     // One that drifted, in one element of a few hundred; and one that was not pruned.
     let masked = |keep: usize, back: usize, seed: usize| {
         let value = move |j: usize| match j {
-            _ if j % keep == 0 || j == back => 1.0 + ((j + seed) % 5) as f32,
+            _ if j.is_multiple_of(keep) || j == back => 1.0 + ((j + seed) % 5) as f32,
             _ => 0.0,
         };
         let values: Vec<f32> = (0..64 * 64).map(value).collect();

@@ -8,7 +8,7 @@ use crate::merge::options::MergeOptions;
 
 /// Refuses a pattern of `exclude` that matches no tensor of any ingredient.
 ///
-/// Not part of [`MergePlan::new`]: some of the ingredients may be what is kept of more, of
+/// Not part of [`MergePlan::new`](crate::merge::MergePlan::new): some of the ingredients may be what is kept of more, of
 /// which one had the tensor.
 ///
 /// # Errors
