@@ -67,6 +67,14 @@ pub struct Ingredients {
     parameters: Vec<Parameter>,
 }
 
+/// What is selected, in every checkpoint.
+fn everywhere(select: impl Fn(&str) -> bool) -> impl Fn(&str) -> Pick {
+    move |name| match select(name) {
+        true => Pick::Everyone,
+        false => Pick::Nowhere,
+    }
+}
+
 impl Ingredients {
     /// Finds the parameters that `select` picks in every checkpoint.
     ///
@@ -81,11 +89,7 @@ impl Ingredients {
         dtypes: DtypeRule,
         select: impl Fn(&str) -> bool,
     ) -> Result<Self, IngredientsError> {
-        let pick = |name: &str| match select(name) {
-            true => Pick::Everyone,
-            false => Pick::Nowhere,
-        };
-        Self::join_picked(checkpoints, mask_file, dtypes, pick)
+        Self::join_picked(checkpoints, mask_file, dtypes, everywhere(select))
     }
 
     /// Finds the parameters that `pick` takes, each in the checkpoints that it says.
@@ -120,11 +124,7 @@ impl Ingredients {
         dtypes: DtypeRule,
         select: impl Fn(&str) -> bool,
     ) -> Result<Self, IngredientsError> {
-        let pick = |name: &str| match select(name) {
-            true => Pick::Everyone,
-            false => Pick::Nowhere,
-        };
-        Self::join_any(checkpoints, mask_file, dtypes, pick)
+        Self::join_any(checkpoints, mask_file, dtypes, everywhere(select))
     }
 
     fn join_any(
