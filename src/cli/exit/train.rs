@@ -145,35 +145,9 @@ pub(super) fn next_of(cause: &(dyn Error + 'static)) -> Option<String> {
     if let Some(unwritten) = cause.downcast_ref::<Unwritten>() {
         return unwritten.next();
     }
-    if let Some(error) = cause.downcast_ref::<EngineError>() {
-        return after_engine(error);
-    }
     cause
         .is::<Interrupted>()
         .then(|| "repeat the command with `--resume`".to_owned())
-}
-
-/// Smaller batches, where they would fit.
-fn after_engine(error: &EngineError) -> Option<String> {
-    let EngineError::Memory {
-        need,
-        samples,
-        available,
-    } = error
-    else {
-        return None;
-    };
-    // The engine lays images out in tiles of 32.
-    let tiles = (*samples as u64).div_ceil(32).max(1);
-    // Half of what is left, because more is taken besides.
-    let left = available.checked_sub(need.weights)? / 2;
-    let fitting = 32 * (left / (need.buffers / tiles).max(1));
-    (fitting >= 32 && need.buffers > 0).then(|| {
-        format!(
-            "smaller batches take less: {fitting} images at most (`--batch-size`, in a recipe \
-             `batch_size`)"
-        )
-    })
 }
 
 #[cfg(test)]
